@@ -1,8 +1,8 @@
 """Accuracy and latency of systems, measured side by side in one run. Both figures of a system are of the same file.
 
-The method follows MLPerf (docs/benchmarks.md lists the differences): SingleStream sends one image after the other and
-reports p90, MultiStream sends queries of several images and reports p99, Offline reports images per second. A warm-up
-ends when the latency has settled; then the systems alternate window by window, so a disturbance affects all of them.
+The method follows MLPerf (docs/results/benchmarks.md lists the differences): SingleStream sends one image after the
+other and reports p90, MultiStream sends queries of several images and reports p99, Offline reports images per second. A
+warm-up ends when the latency has settled; then the systems alternate window by window, so a disturbance affects all.
 """
 
 from __future__ import annotations

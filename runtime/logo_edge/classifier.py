@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 REDUCED_SIDES = 2  # a JPEG is decoded at a scale that leaves it at least so many times the side that the model needs
 REDUCED_PIXELS = 1_500_000  # below this, decoding in full costs less than decoding twice near a threshold
 REDUCED_SPREAD = 8  # of 255; an image whose pixels differ by no more may be blank when it is decoded in full
-REDUCED_SHIFT = 0.3  # of a logit; above the largest shift by reduced decoding that was measured (docs/runtime.md)
+REDUCED_SHIFT = 0.3  # of a logit; above the largest shift by reduced decoding that was measured (docs/use/runtime.md)
 DEFAULT_COVERAGE = 0.95  # of prediction sets, where the bundle can promise it
 
 

@@ -41,7 +41,7 @@ class Classification:
     neither. `aleatoric` is the rest of the entropy of the probabilities, in nats. `prediction_set` holds the true
     label with the classifier's `coverage`, the most probable first; None where the bundle cannot promise that.
     `logo_score` is the log-odds, in nats, that the image is a logo. `is_logo` is False where the score is as low as
-    that of few logos; docs/bundle.md says what it misses. `high_confidence`: mode strict would give the label.
+    that of few logos; docs/use/confidence.md says what it misses. `high_confidence`: mode strict would give the label.
     `low_confidence`: mode balanced would not. Both hold in any mode. `enrolled` is the match with the enrolled
     classes, where the classifier has an enrolment.
 

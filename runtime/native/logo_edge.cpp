@@ -166,7 +166,7 @@ Classification decide(const std::vector<std::string>& labels, const Calibration&
   return result;
 }
 
-// The bundle: see docs/bundle.md.
+// The bundle: see docs/use/bundle.md.
 
 namespace {
 

@@ -1,4 +1,4 @@
-// A logo-edge bundle in C++17: the same files, preprocessing and decisions as the Python runtime. See docs/native.md.
+// A logo-edge bundle in C++17: the files, preprocessing and decisions of the Python runtime. See docs/use/devices.md.
 //
 //     #include <image_file.hpp>  // reads PNG and JPEG; not needed for pixels in memory
 //     #include <iostream>

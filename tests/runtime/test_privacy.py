@@ -1,4 +1,4 @@
-"""Each verb, recorded: it writes only the files in docs/runtime.md into the home folder, and opens no connection."""
+"""Each verb, recorded: in the home folder it writes only what docs/use/runtime.md lists, and opens no connection."""
 
 from __future__ import annotations
 

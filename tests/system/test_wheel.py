@@ -96,7 +96,7 @@ def test_the_sdist_holds_what_a_wheel_the_tests_and_the_documents_need_and_nothi
     (archive,) = wheel.parent.glob("logo_edge-*.tar.gz")
     with tarfile.open(archive) as files:
         names = {name.partition("/")[2] for name in files.getnames()}
-    needed = {"runtime/c/preprocess.c", "runtime/native/CMakeLists.txt", "tests/conftest.py", "docs/runtime.md"}
+    needed = {"runtime/c/preprocess.c", "runtime/native/CMakeLists.txt", "tests/conftest.py", "docs/use/runtime.md"}
     assert needed | {"Makefile", "constraints.txt", "SECURITY.md", ".ci/run"} <= names
     assert not [name for name in names if re.search(r"/_preprocess\.|node_modules|__pycache__|^\.venv|^runs/", name)]
 

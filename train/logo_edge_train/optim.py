@@ -1,7 +1,7 @@
 """Parameter groups, the Ranger optimizer, and sharpness-aware gradients (SAM, ASAM).
 
-Foret et al. 2021, arXiv:2010.01412; Kwon et al. 2021, arXiv:2102.11600. docs/optimisation.md has the decisions and
-their reasons.
+Foret et al. 2021, arXiv:2010.01412; Kwon et al. 2021, arXiv:2102.11600. docs/make/techniques.md has the decisions
+and their reasons.
 """
 
 from __future__ import annotations

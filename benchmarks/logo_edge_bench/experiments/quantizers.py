@@ -5,7 +5,8 @@
 A subject is a compressed run, whose student is taken, or a checkpoint with its record beside it. Rows are written one
 by one and kept as long as the checkpoint is the same; artifacts are kept in runs/quantizers/, and all of a subject are
 timed by turns at the end. Calibrated on train logos, measured on val; test is not used. With --sensitivity every layer
-is quantized alone, a further row keeps the most sensitive ones in FP32, and docs/sensitivity-SUBJECT.svg shows them.
+is quantized alone, a further row keeps the most sensitive ones in FP32, and docs/results/sensitivity-SUBJECT.svg shows
+them.
 """
 
 from __future__ import annotations
@@ -240,7 +241,7 @@ def mixed(subject: Subject, path: Path, _) -> dict:
     )
     kept, _ = mix_precision(layers, *graphs, logos, size_px, path, **PERCENTILE, tolerance=GOAL, most=MOST_RESTORED)
     figures = {"restored": list(kept), "layers": [asdict(layer) for layer in layers]}
-    write_text(ROOT / "docs" / f"sensitivity-{subject.name}.svg", layer_bars(**figures))
+    write_text(ROOT / "docs/results" / f"sensitivity-{subject.name}.svg", layer_bars(**figures))
     return figures
 
 

@@ -1,8 +1,9 @@
 """Writes the documents' tables from the committed results, or checks that the documents show them (--check).
 
-A table stands between `<!-- table: NAME -->` and `<!-- end -->` in README.md and docs/*.md. The function NAME of one of
-MODULES renders it. Each of its parameters is the record of a result, by the name of the JSON file in
-benchmarks/results; `result` is that of NAME.
+A table stands between `<!-- table: NAME -->` and `<!-- end -->` in README.md and docs/*/*.md. The function NAME of one
+of MODULES renders it. Each of its parameters is the record of a result, by the name of the JSON file in
+benchmarks/results; `result` is that of NAME. `<!-- table: NAME: ONE; OTHER -->` shows only the rows that begin with
+these cells.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from logo_edge_bench.experiments import compression_tables, peers, runtime_table
 from logo_edge_bench.experiments.record import BUNDLES, RESULTS, ROOT, read_record, result_path
 from logo_edge_train.provenance import hashes_of
 
-MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+MARKED = re.compile(r"(<!-- table: (\w+)(?:: ([^\n]+))? -->\n).*?(<!-- end -->)", re.DOTALL)
 MODULES = (compression_tables, peers, runtime_tables, shipped, training_tables)
 EXPERIMENTS = "python -m logo_edge_bench.experiments"
 COMMANDS = {  # that write a result; of the others, the experiment of the same name
@@ -54,11 +55,11 @@ def measure(*, check: Annotated[bool, "write nothing; exit status 1 where a docu
     outdated, shipped = [], shipped_hashes()
     if wrong := [text for path in sorted(RESULTS.glob("*.json")) if (text := check_origin(path, shipped))]:
         sys.exit("\n".join(wrong))
-    for document in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+    for document in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*/*.md"))]:
         text = document.read_text(encoding="utf-8")
-        current = MARKED.sub(lambda match: match[1] + render_table(match[2]) + "\n" + match[3], text)
+        current = MARKED.sub(lambda match: match[1] + render_table(match[2], match[3]) + "\n" + match[4], text)
         if current != text and check:
-            outdated.append(document.name)
+            outdated.append(str(document.relative_to(ROOT)))
         elif current != text:
             document.write_text(current, encoding="utf-8")
     if outdated:
@@ -90,7 +91,7 @@ def check_origin(path: Path, shipped: list[dict]) -> str:
     )
 
 
-def render_table(name: str) -> str:
+def render_table(name: str, first_cells: str | None = None) -> str:
     """The table, or the command that writes its missing result; a parameter with a default may be missing."""
     render, records, notes = ChainMap(*map(vars, MODULES))[name], {}, []
     for parameter in signature(render).parameters.values():
@@ -101,4 +102,14 @@ def render_table(name: str) -> str:
             return f"Not measured yet: `{command}` writes benchmarks/results/{result}.json."
         if result in EARLIER:
             notes.append(f"\n\nMeasured earlier ({result}.json): {EARLIER[result]}.")
-    return render(**records) + "".join(notes)
+    table = render(**records)
+    return (keep_rows(table, first_cells.split("; ")) if first_cells else table) + "".join(notes)
+
+
+def keep_rows(table: str, first_cells: list[str]) -> str:
+    """The table's head and its rows that begin with these cells, in this order."""
+    head, rule, *rows = table.split("\n\n")[0].splitlines()
+    by_cell = {cell: [row for row in rows if row.startswith(f"| {cell} |")] for cell in first_cells}
+    if absent := [cell for cell, kept in by_cell.items() if not kept]:
+        sys.exit(f"no row begins with {absent} below\n{head}\nbut {[row.split(' | ')[0] for row in rows]}")
+    return "\n".join([head, rule, *(row for kept in by_cell.values() for row in kept)])

@@ -8,7 +8,7 @@ import numpy as np
 
 from logo_edge.errors import LogoEdgeError
 
-SAME_LOGO = 0.8  # mean similarity at which two groups merge; gives the best B-cubed F1 on val (docs/enroll.md)
+SAME_LOGO = 0.8  # mean similarity at which two groups merge; gives the best B-cubed F1 on val (docs/results/bundles.md)
 MAX_CLUSTERED = 10_000  # images, whose similarities take 400 MB
 
 

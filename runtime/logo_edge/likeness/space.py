@@ -1,8 +1,8 @@
 """The space in which embeddings are compared; a bundle holds it in embedding.npz.
 
 A classifier's features separate its classes and differ little between logos of one class. Centred and whitened (scaled
-to variance 1 along the main directions of the training logos), their cosine distinguishes logos; docs/enroll.md has
-the figures. `fit_space` fits it when a bundle is packed.
+to variance 1 along the main directions of the training logos), their cosine distinguishes logos; the figures are in
+docs/results/bundles.md. `fit_space` fits it when a bundle is packed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-/** Reads a bundle, the folder that `logo-edge compress` packs, and refuses a damaged one. See docs/bundle.md. */
+/** Reads a bundle, the folder that `logo-edge compress` packs, and refuses a damaged one. See docs/use/bundle.md. */
 
 import { MODES, isMultiLabel } from "./decision.js";
 import { BundleError } from "./errors.js";

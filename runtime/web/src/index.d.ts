@@ -1,4 +1,4 @@
-/** Classifies logos in the browser with a logo-edge bundle. See docs/web.md. */
+/** Classifies logos in the browser with a logo-edge bundle. See docs/use/devices.md. */
 
 export type Mode = "best-guess" | "balanced" | "strict";
 export const MODES: readonly Mode[];

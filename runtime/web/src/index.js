@@ -1,4 +1,4 @@
-/** Classifies logos in the browser with a logo-edge bundle. See docs/web.md. */
+/** Classifies logos in the browser with a logo-edge bundle. See docs/use/devices.md. */
 
 export { parseBundle, readBundle } from "./bundle.js";
 export { Classifier } from "./classifier.js";

@@ -49,7 +49,7 @@ class Programs:
 def programs(tmp_path_factory) -> Programs:
     missing = [tool for tool in ("cmake", "g++") if shutil.which(tool) is None]
     if missing:
-        pytest.skip(f"no {' and no '.join(missing)} here; docs/native.md says what the example needs")
+        pytest.skip(f"no {' and no '.join(missing)} here; docs/use/devices.md says what the example needs")
     folder = tmp_path_factory.mktemp("native")
     settings = (
         "-DCMAKE_BUILD_TYPE=Release",
@@ -63,7 +63,7 @@ def programs(tmp_path_factory) -> Programs:
     configured = built.cmake("-S", HERE, "-B", built.build, *settings)
     for package, needed in (("PNG", "libpng-dev"), ("JPEG", "libjpeg-dev")):
         if f"Could NOT find {package}" in configured.stderr:
-            pytest.skip(f"no {needed} here; docs/native.md says what the example needs")
+            pytest.skip(f"no {needed} here; docs/use/devices.md says what the example needs")
     assert configured.returncode == 0, configured.stderr
     compiled = built.cmake("--build", built.build, "--parallel", "2")
     assert compiled.returncode == 0, compiled.stdout + compiled.stderr

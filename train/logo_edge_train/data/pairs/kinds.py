@@ -1,4 +1,4 @@
-"""KINDS, the table of all pairs, and random pairs of a kind. Labels follow the rules of docs/data.md."""
+"""KINDS, the table of all pairs, and random pairs of a kind. Labels follow the rules of docs/make/data.md."""
 
 from __future__ import annotations
 
