@@ -1,4 +1,6 @@
-"""Writes the documents' tables from the committed results, or checks that the documents show them (--check).
+"""Writes the documents' tables from the committed results, or checks the documents (--check).
+
+The check fails where a document does not show its tables, and where a figure of its prose has no source (figures.py).
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->` in README.md and docs/*/*.md. The function NAME of one
 of MODULES renders it. Each of its parameters is the record of a result, by the name of the JSON file in
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import Annotated
 
 from logo_edge.bundle.record import read_bundle
-from logo_edge_bench.experiments import compression_tables, peers, runtime_tables, shipped, training_tables
+from logo_edge_bench.experiments import compression_tables, figures, peers, runtime_tables, shipped, training_tables
 from logo_edge_bench.experiments.record import BUNDLES, RESULTS, ROOT, read_record, result_path
 from logo_edge_train.provenance import hashes_of
 
@@ -49,6 +51,21 @@ UNSTAMPED = {  # results of today's bundles or code that were measured before re
     *("default_calibration", "default_report", "default_robustness", "enroll", "evaluation"),
     *("robust_calibration", "robust_robustness"),
 }
+UNSOURCED = {  # pages whose figures have no sources yet
+    *(
+        "README",
+        "benchmarks",
+        "bundle",
+        "bundles",
+        "compress",
+        "compression",
+        "confidence",
+        "data",
+        "devices",
+        "export",
+    ),
+    *("few_examples", "runtime", "serve", "techniques", "train", "training"),
+}
 
 
 def measure(*, check: Annotated[bool, "write nothing; exit status 1 where a document is not current"] = False) -> None:
@@ -64,6 +81,9 @@ def measure(*, check: Annotated[bool, "write nothing; exit status 1 where a docu
             document.write_text(current, encoding="utf-8")
     if outdated:
         sys.exit(f"{', '.join(outdated)}: the tables differ from benchmarks/results; run {EXPERIMENTS} tables")
+    pages = {name: page for name, page in figures.read_pages().items() if Path(name).stem not in UNSOURCED}
+    if check and (wrong := figures.check_figures(pages, EARLIER)):
+        sys.exit("\n".join(wrong))
 
 
 def shipped_hashes() -> list[dict]:
