@@ -392,6 +392,19 @@ def test_a_terminal_shows_bars_and_the_latest_figures_of_each_network(logos, tmp
     assert any(block in shown for block in "▁▂▃▄▅▆▇█")
 
 
+def test_a_stage_before_a_fit_has_a_bar_and_one_line_in_a_log(tmp_path):
+    log, terminal = io.StringIO(), Console(file=io.StringIO(), width=160, force_terminal=True)
+    with FitProgress(Console(file=log)) as line, FitProgress(terminal) as bar, Tracker(tmp_path, settings={}) as record:
+        for done in (0, 512, 1024):
+            for show in (line, bar, record):
+                show({"kind": "stage", "name": "panel, features: fades", "done": done, "total": 2048})
+        screen = Console(file=io.StringIO(), width=160, record=True)
+        screen.print(bar.render())
+    assert log.getvalue().splitlines() == ["  panel, features: fades: 2,048"]
+    assert "panel, features: fades" in (shown := screen.export_text())
+    assert "1,024/2,048" in shown
+
+
 def test_a_resumed_fit_goes_on_where_its_bar_was(logos, tmp_path):
     track_interrupted(logos, tmp_path, at_end_of_epoch_2, lost=False)
     text = io.StringIO()

@@ -18,8 +18,8 @@ SPARK_EPOCHS = 40  # the latest epochs that a sparkline shows
 class FitProgress:
     """A context manager; call it with the reports of `train_ensemble` and `distill` to show them.
 
-    In a terminal: a bar per network and, below, a row per network with the figures of its latest epoch. Elsewhere: a
-    line when a fit starts, resumes or ends an epoch.
+    In a terminal: a bar per network and per stage before it and, below, a row per network with the figures of its
+    latest epoch. Elsewhere: a line when a stage starts, and when a fit starts, resumes or ends an epoch.
     """
 
     def __init__(self, console: Console | None = None):
@@ -47,9 +47,16 @@ class FitProgress:
 
     def __call__(self, report: dict) -> None:
         name, kind = report["name"], report["kind"]
-        if name not in self.tasks:
+        if is_new := name not in self.tasks:
             self.tasks[name], self.epochs[name] = self.bar.add_task(name, total=None, position="", pace=""), []
-        if kind == "start":
+        if kind == "stage":
+            done, total = report["done"], report["total"]
+            self.bar.update(
+                self.tasks[name], completed=done, total=total, position=f"{done:,}/{total:,}", visible=done < total
+            )
+            if is_new and not self.console.is_terminal:
+                self.say(f"  {name}: {total:,}")
+        elif kind == "start":
             self.say(f"{name} {report.get('note', '')}", style="bold")
         elif kind == "resume":
             done = len(report["history"])

@@ -54,6 +54,8 @@ class Tracker:
         if kind == "start":
             self.stems[name] = report["stem"]
             return  # the next report tells whether the fit resumes
+        if kind == "stage":
+            return  # work before a fit has no figures
         if name not in self.networks:
             self.networks[name] = NetworkRecord(self, name, self.stems[name], report.get("history", []))
         network, last = self.networks[name], report["epochs"]

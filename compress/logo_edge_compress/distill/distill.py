@@ -201,7 +201,7 @@ def fit_to_teachers(
     if not gpu and not matches(config):
         networks = [open_teacher(teacher, own.size_px, notes) for teacher, own in teachers]
     report({"kind": "start", "name": name, "stem": stem, "note": "; ".join(notes)})
-    panel = ask_panel(run, manifest, rows, outliers, device) if config.panel_share else None
+    panel = ask_panel(run, manifest, rows, outliers, device, report) if config.panel_share else None
     augment, theirs = config.augment, run.recipe.train.augment
     if augment.kind == "auto":
         augment = replace(augment, kind=theirs.kind, photo=theirs.photo, document=theirs.document)
@@ -263,13 +263,22 @@ def added_rows(manifest: Manifest, config: DistillConfig) -> tuple[LogoRow, ...]
 
 
 def ask_panel(
-    run: Run, manifest: Manifest, rows: list[LogoRow], outliers: list[LogoRow], device: torch.device
+    run: Run,
+    manifest: Manifest,
+    rows: list[LogoRow],
+    outliers: list[LogoRow],
+    device: torch.device,
+    report: Callable[[dict], None],
 ) -> np.ndarray:
     """(N + M, K): the panel's probabilities for N logos, from fits that have not seen their groups; 0 for M outliers.
 
     The panel is that of `review`. Its features and fits are stored in the run's folder, and read from there.
     """
-    features = Features(manifest, run.recipe.review, run.folder / "panel", device, lambda *report: None)
+
+    def tick(stage: str, done: int, total: int) -> None:
+        report({"kind": "stage", "name": f"panel, {stage}", "done": done, "total": total})
+
+    features = Features(manifest, run.recipe.review, run.folder / "panel", device, tick)
     probabilities = panel_probabilities(features, rows)
     return np.concatenate([probabilities, np.zeros((len(outliers), probabilities.shape[1]))])
 

@@ -19,10 +19,13 @@ Result = TypeVar("Result")
 
 
 def map_in_processes(function: Callable[[Job], Result], jobs: Sequence[Job], *, title: str) -> list[Result]:
-    """`function` of every job, in order, with a progress bar; see `each_in_processes`."""
+    """`function` of every job, in order, with a progress bar on terminals; see `each_in_processes`."""
+    from rich.console import Console
     from rich.progress import track
 
-    return list(track(each_in_processes(function, jobs), title, total=len(jobs), transient=True))
+    console = Console(stderr=True)
+    done = each_in_processes(function, jobs)
+    return list(track(done, title, total=len(jobs), transient=True, console=console, disable=not console.is_terminal))
 
 
 def each_in_processes(function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:
