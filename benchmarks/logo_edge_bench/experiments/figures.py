@@ -9,8 +9,9 @@ the next such comment), or with a blank line after it for all text up to the nex
     table peers                           printed in the generated table of that name, of any page
     peers.rows["default"].size_bytes      a value of benchmarks/results/peers.json, or of the values in that part of it
     1 - a.loss / b.loss                   computed from results
-    runtime/logo_edge/limits.py MAX_PIXELS   in the code: a constant, a field or a function of a Python file, the lines
-                                          of another file that hold that word
+    runtime/logo_edge/a.py MAX_PIXELS     in the code: a constant, a field or a function of a Python file, or computed
+                                          from such (A / B.c); the lines of another file that hold that word;
+                                          names of one file may follow each other (FILE A, B)
     97.2, 14 https://arxiv.org/abs/...    said by another document: these numbers and no others
 
 A figure matches a value that rounds to it as printed, in its unit (5 % is 0.05, 16 MiB is 16777216). A source that no
@@ -25,7 +26,7 @@ import json
 import math
 import operator
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,6 +79,7 @@ FIGURE = re.compile(
     rf"(?<![\w.,#/:])(?<!\w-)(?<!\+\+)(?P<number>{NUMBER})(?!\w)"
     rf"(?={JOINED}(?:[\s-]?(?P<unit>{'|'.join(map(re.escape, UNITS))})(?!\w))?)"
 )
+FILE = re.compile(r"[\w.-]+(?:/[\w.-]+)+")
 COMMENT = re.compile(r"^ *<!-- figures: (.*?) *-->[ ]*\n", re.DOTALL | re.MULTILINE)
 TABLE = re.compile(r"<!-- (?:table|generated): (\w+)[^>]*-->\n(.*?)<!-- end -->", re.DOTALL)
 OPERATORS = {
@@ -158,9 +160,9 @@ def check_figures(
         for line, text, covered in list_comments(page):
             own = [figure for figure in figures if figure.line in covered]
             said = " ".join(lines[number - 1] for number in covered)
-            for part in filter(None, map(str.strip, re.split(r";\s", text))):
+            for part in split_sources(text):
                 try:
-                    source = read_source(" ".join(part.split()), tables, root, results)
+                    source = read_source(part, tables, root, results)
                 except SourceError as error:
                     wrong.append(f"{name}:{line}: source {part!r}: {error}")
                     continue
@@ -200,6 +202,13 @@ def list_comments(page: str) -> Iterator[tuple[int, str, range]]:
         yield line, match[1], range(first, min(end for end in ends if end > first))
 
 
+def split_sources(text: str) -> Iterator[str]:
+    """The sources of a comment; `FILE A, B` are two."""
+    for part in re.split(r";\s", " ".join(text.split())):
+        file, _, names = part.partition(" ")
+        yield from (f"{file} {name}" for name in names.split(", ")) if FILE.fullmatch(file) and names else [part]
+
+
 def read_source(text: str, tables: dict[str, str], root: Path = ROOT, results: Path = RESULTS) -> Source:
     """The values of a source, from the committed files."""
     first, _, rest = text.partition(" ")
@@ -211,14 +220,14 @@ def read_source(text: str, tables: dict[str, str], root: Path = ROOT, results: P
         old = frozenset(re.findall(r"Measured earlier \((\w+)\.json\)", tables[rest]))
         return Source(text, tuple(to_numbers(tables[rest])), printed=True, results=old)
     names: frozenset[str] = frozenset()
-    if "/" in first and "." in first.rpartition("/")[2]:
+    if FILE.fullmatch(first):
         if not (root / first).is_file():
             raise SourceError("no such file")
         values = list(read_code(root / first, rest))
     else:
         expression = parse_expression(text)
         names = frozenset(node.id for node in ast.walk(expression) if isinstance(node, ast.Name))
-        values = list(list_numbers(compute(expression, results)))
+        values = list(list_numbers(compute(expression, lambda node: read_result(node, results))))
     if not values:
         raise SourceError("it holds no number")
     if len(set(values)) > MOST:
@@ -250,21 +259,33 @@ def parse_expression(text: str) -> ast.expr:
         raise SourceError("neither a table, a file, an address nor an expression over results") from None
 
 
-def compute(node: ast.expr, results: Path | None) -> object:
-    """The value of an expression; its names are results, and none where `results` is None."""
+def compute(node: ast.expr, read: Callable[[ast.expr], object]) -> object:
+    """The value of an expression; `read` gives that of a name and of what is said of it (a.b, a["b"])."""
     if isinstance(node, ast.Constant):
         return node.value
-    if isinstance(node, ast.Name) and results and (results / f"{node.id}.json").is_file():
-        return json.loads((results / f"{node.id}.json").read_text(encoding="utf-8"))
-    if isinstance(node, ast.Attribute | ast.Subscript):
-        whole = compute(node.value, results)
-        return part_of(whole, node.attr if isinstance(node, ast.Attribute) else compute(node.slice, results))
+    if isinstance(node, ast.Name | ast.Attribute | ast.Subscript):
+        return read(node)
     if isinstance(node, ast.BinOp | ast.UnaryOp) and type(node.op) in OPERATORS:
         operands = (node.left, node.right) if isinstance(node, ast.BinOp) else (node.operand,)
-        return OPERATORS[type(node.op)](*(compute(operand, results) for operand in operands))
+        return OPERATORS[type(node.op)](*(compute(operand, read) for operand in operands))
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in FUNCTIONS:
-        return FUNCTIONS[node.func.id](*(compute(argument, results) for argument in node.args))
-    raise SourceError(f"{ast.unparse(node)} is not in benchmarks/results")
+        return FUNCTIONS[node.func.id](*(compute(argument, read) for argument in node.args))
+    raise SourceError(f"{ast.unparse(node)} is no arithmetic")
+
+
+def read_result(node: ast.expr, results: Path) -> object:
+    """The value of NAME, NAME.key or NAME["key"] in the JSON file NAME of `results`."""
+    if isinstance(node, ast.Attribute | ast.Subscript):
+        key = node.attr if isinstance(node, ast.Attribute) else compute(node.slice, refuse)
+        return part_of(read_result(node.value, results), key)
+    path = results / f"{ast.unparse(node)}.json"
+    if not path.is_file():
+        raise SourceError(f"{ast.unparse(node)} is not in benchmarks/results")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def refuse(node: ast.expr) -> object:
+    raise SourceError(f"{ast.unparse(node)} is no number")
 
 
 def part_of(whole: object, key: object) -> object:
@@ -285,19 +306,34 @@ def read_code(path: Path, name: str) -> Iterator[float]:
     """The numbers of a file, or of what `name` says of it."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".py":
-        nodes = [ast.parse(text)]
-        for part_name in filter(None, name.split(".")):
-            nodes = [found for node in nodes for found in find_named(node, part_name)]
-            if not nodes:
-                raise SourceError(f"there is no {part_name!r} in the file")
-        for node in nodes:
-            yield from list_constants(node)
+        tree, expression = ast.parse(text), parse_expression(name) if name else None
+        if isinstance(expression, ast.BinOp):
+            yield from list_numbers(compute(expression, lambda node: one_number(tree, ast.unparse(node))))
+        else:
+            for node in find_dotted(tree, name):
+                yield from list_constants(node)
     else:
         lines = [line for line in text.split("\n") if name in line]
         if not lines:
             raise SourceError(f"there is no {name!r} in the file")
         for line in lines:
             yield from map(float, re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?:e-?\d+)?", line.replace("_", "")))
+
+
+def one_number(tree: ast.Module, name: str) -> float:
+    values = {value for node in find_dotted(tree, name) for value in list_constants(node)}
+    if len(values) != 1:
+        raise SourceError(f"{name} is not one number")
+    return values.pop()
+
+
+def find_dotted(tree: ast.Module, name: str) -> list[ast.AST]:
+    nodes: list[ast.AST] = [tree]
+    for part in filter(None, name.split(".")):
+        nodes = [found for node in nodes for found in find_named(node, part)]
+        if not nodes:
+            raise SourceError(f"there is no {part!r} in the file")
+    return nodes
 
 
 def find_named(tree: ast.AST, name: str) -> Iterator[ast.AST]:
@@ -325,10 +361,12 @@ def find_named(tree: ast.AST, name: str) -> Iterator[ast.AST]:
 
 
 def list_constants(tree: ast.AST) -> Iterator[float]:
-    """The numbers written in code, and the values of arithmetic between them."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.expr):
-            try:
-                yield from list_numbers(compute(node, None))
-            except (SourceError, TypeError, ValueError, ArithmeticError):
-                continue
+    """The numbers in code; of arithmetic between numbers, the result."""
+    try:
+        if isinstance(tree, ast.expr):
+            yield from list_numbers(compute(tree, refuse))
+            return
+    except (SourceError, TypeError, ValueError, ArithmeticError):
+        pass
+    for node in ast.iter_child_nodes(tree):
+        yield from list_constants(node)

@@ -67,6 +67,26 @@ def kinds(result: dict) -> str:
     )
 
 
+def labels(result: dict) -> str:
+    """The logos of each split and its use."""
+    uses = {
+        "train": "fitting; calibration images of the quantizer",
+        "val": "every choice: recipes, students, quantizers",
+        "calib": "temperature and thresholds only",
+        "test": "reports only",
+        "all": "",
+    }
+    return table_of(
+        named(result["splits"]),
+        ("split", "{name}"),
+        ("logos", "{logos:,}"),
+        ("in round 1", lambda row: f"{row['rounds']['1']:,}"),
+        ("labelled as sure", "{sure:,}"),
+        ("two annotators agree on", "{agreement:.1%}"),
+        ("for", lambda row: uses[row["name"]]),
+    )
+
+
 def few_shot(result: dict) -> str:
     """The accuracy of each method on each task; of brands also the interval of episodes drawn class by class."""
 

@@ -1,0 +1,29 @@
+"""How many logos each split holds, and how often the first two annotators agree on them.
+
+python -m logo_edge_bench.experiments labels
+"""
+
+from __future__ import annotations
+
+from logo_edge_train.data.icons import LABELS, UNLABELLED
+from logo_edge_train.data.manifest import SPLITS, LogoRow, read_manifest
+
+
+def measure() -> dict:
+    """{"splits": {split, or "all": counts and shares}, "unlabelled": count}."""
+    rows = read_manifest(LABELS).rows
+    parts = {split: [row for row in rows if row.split == split] for split in SPLITS} | {"all": list(rows)}
+    return {
+        "splits": {name: count(part) for name, part in parts.items()},
+        "unlabelled": len(read_manifest(UNLABELLED).rows),
+    }
+
+
+def count(rows: list[LogoRow]) -> dict:
+    return {
+        "logos": len(rows),
+        "rounds": {str(number): sum(row.round == number for row in rows) for number in (1, 2, 3)},
+        "labels": {label: sum(row.label == label for row in rows) for label in sorted({row.label for row in rows})},
+        "sure": sum(row.sure for row in rows),
+        "agreement": sum(row.votes[0] == row.votes[1] for row in rows) / len(rows),
+    }
