@@ -51,8 +51,8 @@ EXEMPT = (  # numbers that are no figures
     re.compile(r"\b(?:19|20)\d\d(?:-\d\d-\d\d)?\b"),  # years and dates
     re.compile(rf"\b(?:{PRODUCTS})\s{LIST}|\b\d+\.\d+\.\d+\b"),  # versions
     re.compile(r"\b(?:RFC|ISO|JPEG|[Rr]ound|[Ss]tep|severity|[Bb]atch|rank) \d+\b"),  # names
-    re.compile(rf"\b{LIST} px\b|\b\d+(?: ?x ?\d+)+\b|\b\d+/\d+\b|\b\d:\d:\d\b"),  # sizes, fractions
-    re.compile(rf"\b{LIST}[ -]bits?\b"),  # of number formats
+    re.compile(rf"\b{LIST}\spx\b|\b\d+(?: ?x ?\d+)+\b|\b\d+/\d+\b|\b\d:\d:\d\b"),  # sizes, fractions
+    re.compile(rf"\b{LIST}[\s-]bits?\b"),  # of number formats
     re.compile(r"\b9[59] % (?:[a-z]+ )?(?:intervals?|bounds?|confidence)\b", re.IGNORECASE),
 )
 NUMBER = r"\d+(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?(?:e-?\d+)?"
