@@ -52,8 +52,8 @@ UNSTAMPED = {  # results of today's bundles or code that were measured before re
     *("robust_calibration", "robust_robustness"),
 }
 UNSOURCED = {  # pages whose figures have no sources yet
-    *("README", "benchmarks", "bundles", "compress", "compression", "confidence", "data", "devices", "export"),
-    *("few_examples", "techniques", "train", "training"),
+    *("README", "benchmarks", "bundles", "compress", "compression", "confidence", "data", "export"),
+    *("techniques", "train", "training"),
 }
 
 
