@@ -43,7 +43,7 @@ BLANKED = (  # hold no figures
 PRODUCTS = (
     r"Python|Pythons|Pillow|Chromium|Node\.js|gunicorn|CycloneDX|Ubuntu|Debian|ONNX Runtime|OpenVINO|TensorRT|JetPack"
     r"|CUDA|LiteRT|QEMU|SVE|Raspberry Pi(?: OS)?|Pi|Zero|g\+\+|libjpeg-turbo"
-    r"|nlohmann-json|coremltools|CC BY|CVAT for images"
+    r"|nlohmann-json|opset|IR|coremltools|CC BY|CVAT for images"
 )
 LIST = r"\d+(?:\.\d+)*(?:(?:,\s|\sto\s|\sand\s|\sor\s)\d+(?:\.\d+)*)*"
 EXEMPT = (  # numbers that are no figures
