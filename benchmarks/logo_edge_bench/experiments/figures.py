@@ -58,7 +58,7 @@ EXEMPT = (  # numbers that are no figures
 NUMBER = r"\d+(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?(?:e-?\d+)?"
 UNITS = {  # of a printed number: by what a value is multiplied to be printed in it
     "%": (100,),
-    "points": (100,),
+    "points": (100, 1),
     "point": (100,),
     "million": (1e-6, 1),
     "µs": (1, 1e3, 1e6),

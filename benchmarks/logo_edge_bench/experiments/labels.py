@@ -1,4 +1,4 @@
-"""How many logos each split holds, and how often the first two annotators agree on them.
+"""How many logos each split holds, how often the first two annotators agree on them, and how many outliers there are.
 
 python -m logo_edge_bench.experiments labels
 """
@@ -7,15 +7,23 @@ from __future__ import annotations
 
 from logo_edge_train.data.icons import LABELS, UNLABELLED
 from logo_edge_train.data.manifest import SPLITS, LogoRow, read_manifest
+from logo_edge_train.data.outliers.parts import FAMILIES
 
 
 def measure() -> dict:
-    """{"splits": {split, or "all": counts and shares}, "unlabelled": count}."""
+    """{"splits": {split, or "all": counts and shares}, "unlabelled": count, "outliers": {part: counts}}."""
     rows = read_manifest(LABELS).rows
     parts = {split: [row for row in rows if row.split == split] for split in SPLITS} | {"all": list(rows)}
     return {
         "splits": {name: count(part) for name, part in parts.items()},
         "unlabelled": len(read_manifest(UNLABELLED).rows),
+        "outliers": {
+            part: {
+                "all": sum(family.count for family in families.values()),
+                "near": sum(family.count for family in families.values() if family.near),
+            }
+            for part, families in FAMILIES.items()
+        },
     }
 
 

@@ -12,10 +12,10 @@ from typing import Annotated
 import pytest
 
 from logo_edge.bundle.record import DEFAULT_BUNDLE, read_bundle
-from logo_edge_bench.experiments import compression_tables, shipped, tables
+from logo_edge_bench.experiments import compression_tables, labels, shipped, tables
 from logo_edge_bench.experiments import peers as peer_tables
 from logo_edge_bench.experiments.__main__ import build_parser, list_modules, main
-from logo_edge_bench.experiments.record import write_record
+from logo_edge_bench.experiments.record import result_path, write_record
 
 
 def row(name, ms, accuracy, ece, size_bytes, kind="peer"):
@@ -189,3 +189,9 @@ def test_a_table_of_an_earlier_bundle_says_so_and_why():
     assert earlier
     for name in earlier:
         assert tables.render_table(name).endswith(f"Measured earlier ({name}.json): {tables.EARLIER[name]}.")
+
+
+def test_the_counts_of_labels_are_those_of_labels_csv():
+    committed = json.loads(result_path("labels").read_text())
+    assert committed.pop("provenance")["date"]
+    assert labels.measure() == committed
