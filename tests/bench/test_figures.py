@@ -11,7 +11,7 @@ from logo_edge_bench.experiments.figures import check_figures, list_figures, rea
 RESULTS = {
     "speed": {
         "ours": {"p50_ms": 1.234, "size_bytes": 1_004_103},
-        "rows": [{"name": "Lite0, FP32", "p50_ms": 3.17}],
+        "rows": [{"name": "Lite0, FP32", "baseline": "Lite1", "p50_ms": 3.17}],
         "accuracy": {"value": 0.9183, "low": 0.9021, "high": 0.9323},
         "provenance": {"versions": {"numpy": 77}},
     },
@@ -110,9 +110,13 @@ def test_a_comment_is_for_its_block_or_with_a_blank_line_for_its_section(check):
 
 
 def test_a_table_of_any_page_is_a_source_and_holds_no_figures(check):
-    table = "<!-- table: speed -->\n| x | 3.17 ms |\n<!-- end -->\n"
+    table = "<!-- table: speed -->\n| x | 3.17 ms |\n| y | 4.5 ms |\n<!-- end -->\n"
     assert check("<!-- figures: table speed -->\nIt takes 3.2 ms.\n", **{"other.md": table}) == []
     assert "'3.3 ms'" in check("<!-- figures: table speed -->\n3.2 and 3.3 ms.\n", **{"other.md": table})[0]
+    assert check("<!-- figures: table speed: | y -->\nIt takes 4.5 ms.\n", **{"other.md": table}) == []
+    assert check("<!-- figures: table speed: | x -->\nIt takes 4.5 ms.\n", **{"other.md": table})
+    many = f"<!-- table: many -->\n| {' | '.join(map(str, range(99)))} |\n<!-- end -->\n"
+    assert "99 values" in check("<!-- figures: table many -->\nIt takes 50 ms.\n", **{"other.md": many})[0]
 
 
 def test_a_result_of_an_earlier_bundle_is_named_so(check):

@@ -6,7 +6,8 @@ the next such comment), or with a blank line after it for all text up to the nex
 
     <!-- figures: SOURCE; SOURCE -->
 
-    table peers                           printed in the generated table of that name, of any page
+    table peers: OpenCV                   printed in the generated table of that name, of any page; in the lines that
+                                          hold the words after the colon
     peers.rows["default"].size_bytes      a value of benchmarks/results/peers.json, or of the values in that part of it
     1 - a.loss / b.loss                   computed from results
     runtime/logo_edge/a.py MAX_PIXELS     in the code: a constant, a field or a function of a Python file, or computed
@@ -215,10 +216,12 @@ def read_source(text: str, tables: dict[str, str], root: Path = ROOT, results: P
     if match := re.fullmatch(rf"((?:{NUMBER})(?:, (?:{NUMBER}))*) (https?://\S+)", text):
         return Source(text, tuple(to_numbers(match[1])), printed=True)
     if first == "table":
-        if rest not in tables:
+        name, _, words = rest.partition(": ")
+        if name not in tables:
             raise SourceError("no page has this table")
-        old = frozenset(re.findall(r"Measured earlier \((\w+)\.json\)", tables[rest]))
-        return Source(text, tuple(to_numbers(tables[rest])), printed=True, results=old)
+        old = frozenset(re.findall(r"Measured earlier \((\w+)\.json\)", tables[name]))
+        values = [number for line in tables[name].split("\n") if words in line for number in to_numbers(line)]
+        return checked(Source(text, tuple(values), printed=True, results=old))
     names: frozenset[str] = frozenset()
     if FILE.fullmatch(first):
         if not (root / first).is_file():
@@ -228,11 +231,15 @@ def read_source(text: str, tables: dict[str, str], root: Path = ROOT, results: P
         expression = parse_expression(text)
         names = frozenset(node.id for node in ast.walk(expression) if isinstance(node, ast.Name))
         values = list(list_numbers(compute(expression, lambda node: read_result(node, results))))
-    if not values:
+    return checked(Source(text, tuple(values), results=names))
+
+
+def checked(source: Source) -> Source:
+    if not source.values:
         raise SourceError("it holds no number")
-    if len(set(values)) > MOST:
-        raise SourceError(f"it holds {len(set(values))} values, more than {MOST}: name a part of it")
-    return Source(text, tuple(values), results=names)
+    if (count := len(set(source.values))) > MOST:
+        raise SourceError(f"it holds {count} values, more than {MOST}: name a part of it")
+    return source
 
 
 def to_numbers(text: str) -> Iterator[float]:
@@ -289,17 +296,14 @@ def refuse(node: ast.expr) -> object:
 
 
 def part_of(whole: object, key: object) -> object:
-    """The value of a key, the item of an index, or the item of a list in which some value is `key`."""
+    """The value of a key, the item of an index, or the item of a list whose first text is `key`."""
     if isinstance(whole, list) and isinstance(key, str):
-        whole = {value: item for item in whole for value in vars_of(item) if isinstance(value, str)}
+        named = [item for item in whole if isinstance(item, dict)]
+        whole = {next((text for text in item.values() if isinstance(text, str)), None): item for item in named}
     try:
         return whole[key]  # type: ignore[index]
     except (KeyError, IndexError, TypeError):
         raise SourceError(f"there is no {key!r} in it") from None
-
-
-def vars_of(item: object) -> Collection[object]:
-    return item.values() if isinstance(item, dict) else ()
 
 
 def read_code(path: Path, name: str) -> Iterator[float]:
