@@ -69,10 +69,11 @@ test-quick: .stamps/full  ## Run the quick tests of the runtime (no slow, no net
 test-oldest:  ## Run the runtime's quick tests with the oldest libraries that the base install permits
 	.ci/oldest $(PYTHON) .venv-oldest
 
-lint: .stamps/full  ## Check style, and the documents' tables against the committed results
+lint: .stamps/full  ## Check style, and what the documents take from results, docstrings and --help
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/python -m logo_edge_bench.experiments tables --check
+	$(VENV)/bin/python -m logo_edge_bench.experiments references --check
 
 dist:  ## Build sdist, wheel and bill of materials in dist/, and audit them
 	.ci/dist $(PYTHON) .venv-dist

@@ -69,6 +69,7 @@ class Model:
 
     @property
     def labels(self) -> tuple[str, ...]:
+        """The bundle's classes, in the order of the logits."""
         return self.bundle.labels
 
     @property

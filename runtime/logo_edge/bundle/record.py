@@ -103,6 +103,7 @@ class Bundle:
 
     @property
     def model_path(self) -> Path:
+        """The file of the bundle's own model; of an ensemble, of its first member."""
         return self.folder / self.model.file
 
     def of_variant(self, variant: VariantEntry) -> Bundle:

@@ -12,7 +12,7 @@ from typing import Annotated
 import pytest
 
 from logo_edge.bundle.record import DEFAULT_BUNDLE, read_bundle
-from logo_edge_bench.experiments import compression_tables, labels, shipped, tables
+from logo_edge_bench.experiments import compression_tables, labels, shipped, tables, training_tables
 from logo_edge_bench.experiments import peers as peer_tables
 from logo_edge_bench.experiments.__main__ import build_parser, list_modules, main
 from logo_edge_bench.experiments.record import result_path, write_record
@@ -195,3 +195,14 @@ def test_the_counts_of_labels_are_those_of_labels_csv():
     committed = json.loads(result_path("labels").read_text())
     assert committed.pop("provenance")["date"]
     assert labels.measure() == committed
+
+
+def test_a_table_may_show_chosen_rows_and_says_which_it_lacks(monkeypatch):
+    monkeypatch.setattr(
+        training_tables, "ablation", lambda: "| a | b |\n| --- | --- |\n| x, y | 1 |\n| z | 2 |\n\nnote"
+    )
+    assert tables.render_table("ablation", "z; x, y").splitlines()[2:4] == ["| z | 2 |", "| x, y | 1 |"]
+    assert cells(tables.render_table("kills", "train")).keys() == {"train"}
+    assert "Measured earlier (kills.json)" in tables.render_table("kills", "train")
+    with pytest.raises(SystemExit, match=r"no row begins with \['q'\]"):
+        tables.render_table("ablation", "q")
