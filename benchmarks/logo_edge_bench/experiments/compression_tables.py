@@ -174,8 +174,8 @@ def students(result: dict) -> str:
         ("INT8 of the first's", lambda student: f"{student['INT8']['p50_ms'] / first_ms:.2f}"),
     )
     return (
-        f"{text}\n\nMedians on one thread, by turns; {machine['cpu']} ({', '.join(machine['isa'])}), "
-        f"onnxruntime {machine['onnxruntime']}."
+        f"{text}\n\nGraphs before training; medians on one thread, by turns; {machine['cpu']} "
+        f"({', '.join(machine['isa'])}), onnxruntime {machine['onnxruntime']}."
     )
 
 
