@@ -81,12 +81,12 @@ dist:  ## Build sdist, wheel and bill of materials in dist/, and audit them
 clean:  ## Remove the environments and stamps; runs and bundles stay
 	rm -rf $(VENV) $(BASE_VENV) .venv-oldest .venv-dist .stamps dist
 
-.stamps/base: pyproject.toml constraints.txt runtime/build_c.py runtime/c/preprocess.c runtime/c/preprocess.h
+.stamps/base: pyproject.toml constraints.txt runtime/build_c.py $(wildcard runtime/c/*)
 	$(PYTHON) -m venv $(BASE_VENV)
 	$(BASE_VENV)/bin/python $(PIP_INSTALL) -e .
 	@mkdir -p .stamps && touch $@
 
-.stamps/full: pyproject.toml constraints.txt runtime/build_c.py runtime/c/preprocess.c runtime/c/preprocess.h
+.stamps/full: pyproject.toml constraints.txt runtime/build_c.py $(wildcard runtime/c/*)
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python $(PIP_INSTALL) --no-compile -e '.[dev]'
 	$(VENV)/bin/python $(PIP_INSTALL) --no-compile --no-deps tensorrt-stubs  # whose dependency needs an NVIDIA GPU; for a test of types

@@ -23,7 +23,7 @@ SOURCE = "runtime/c/preprocess.c"
 PACKAGE = "runtime/logo_edge"
 WINDOWS = sys.platform == "win32"
 LIBRARY = "_preprocess.dll" if WINDOWS else "_preprocess.so"
-FUNCTION = "logo_edge_preprocess"
+FUNCTIONS = ["logo_edge_preprocess", "logo_edge_unfilter"]
 FLAGS = ("-std=c11", "-O3", "-fPIC", "-shared", "-ffp-contract=off")
 MSVC_FLAGS = ("/std:c11", "/fp:strict")  # strict: no fused multiply-adds; setuptools adds /O2
 
@@ -82,7 +82,7 @@ def compile_with_msvc(source: Path, library: Path) -> str:
     compiler = new_compiler(plat="nt", compiler="msvc")
     try:
         objects = compiler.compile([str(source)], output_dir=str(library.parent), extra_preargs=[*MSVC_FLAGS])
-        compiler.link_shared_object(objects, str(library), export_symbols=[FUNCTION])
+        compiler.link_shared_object(objects, str(library), export_symbols=FUNCTIONS)
     except (CCompilerError, DistutilsPlatformError) as error:
         return str(error)
     return ""

@@ -1,264 +1,11 @@
 /* preprocess.py in C: the same bytes, several times faster. Has no dependencies; build_c.py compiles it.
 
-   The resampling is Pillow 13's antialiased triangle filter in fixed point, along one axis after the other, each pass
-   rounded to 8 bits. Compile it with -O3 and -ffp-contract=off: fused multiply-adds would round the weights
-   differently. */
+   Compile it with -O3 and -ffp-contract=off: fused multiply-adds would round the weights differently. */
 
 #include "preprocess.h"
 
-#include <math.h>
-#include <stddef.h>
-#include <stdlib.h>
-#include <string.h>
-
-#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-#error "pixels are read as little-endian words; without this file the runtime uses Pillow"
-#endif
-
-#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__)
-#define FOR_EACH_CPU __attribute__((target_clones("avx2", "default")))
-#else
-#define FOR_EACH_CPU
-#endif
-
-enum { PRECISION_BITS = 22, HALF = 1 << (PRECISION_BITS - 1) };
-enum { LANES = 4 };   /* rows that are scaled together */
-enum { CHUNK = 256 }; /* pixels of each row at a time, or as many as one output pixel needs */
-
-/* The inputs of each pixel of a scaled axis: `count` pixels from `first` on, with weights of sum 2^22. */
-typedef struct {
-  int most, *first, *count;
-  int32_t *weights; /* `most` for each */
-  int32_t *paired;  /* those for two pixels at a time, repeated for every byte of a pixel: `pairs` times 8 for each */
-  int pairs;
-} Taps;
-
-/* Memory for `pixels` pixels of LANES rows: as bytes, and as numbers with `pitch` from a row to the next. */
-typedef struct {
-  int pixels;
-  size_t pitch;
-  uint8_t *row;
-  int32_t *wide;
-} Chunk;
-
-static int least(int one, int other) { return one < other ? one : other; }
-static int greatest(int one, int other) { return one > other ? one : other; }
-
-/* The taps from the first `box` of `from` pixels to `to` pixels; false where memory runs out. */
-static int make_taps(Taps *taps, int from, double box, int to) {
-  const double scale = box / to, support = fmax(scale, 1);
-  taps->most = (int)ceil(support) * 2 + 1;
-  taps->first = malloc(sizeof(int) * to);
-  taps->count = malloc(sizeof(int) * to);
-  taps->weights = malloc(sizeof(int32_t) * to * taps->most);
-  double *shares = malloc(sizeof(double) * taps->most);
-  const int allocated = taps->first && taps->count && taps->weights && shares;
-  for (int i = 0; allocated && i < to; ++i) {
-    const double centre = (i + 0.5) * scale;
-    const int first = greatest(0, (int)(centre - support + 0.5)), last = least(from, (int)(centre + support + 0.5));
-    double total = 0;
-    for (int x = first; x < last; ++x) {
-      total += shares[x - first] = fmax(0, 1 - fabs((x - centre + 0.5) * (1 / support)));
-    }
-    int32_t *weights = taps->weights + (size_t)i * taps->most;
-    for (int x = 0; x < last - first; ++x) weights[x] = (int32_t)(0.5 + shares[x] / total * (1 << PRECISION_BITS));
-    taps->first[i] = first;
-    taps->count[i] = last - first;
-  }
-  free(shares);
-  return allocated;
-}
-
-/* Fills `paired` for pixels of `step` bytes; false where memory runs out. */
-static int pair_taps(Taps *taps, int to, int step) {
-  int longest = 0;
-  for (int i = 0; i < to; ++i) longest = greatest(longest, taps->count[i]);
-  taps->pairs = (longest + 1) / 2;
-  taps->paired = calloc((size_t)to * taps->pairs * 8, sizeof(int32_t));
-  for (int i = 0; taps->paired && i < to; ++i) {
-    for (int x = 0; x < taps->count[i]; ++x) {
-      int32_t *pair = taps->paired + ((size_t)i * taps->pairs + x / 2) * 8;
-      for (int j = 0; j < step; ++j) pair[x % 2 * step + j] = taps->weights[(size_t)i * taps->most + x];
-    }
-  }
-  return taps->paired != NULL;
-}
-
-static void free_taps(Taps *taps) { free(taps->first), free(taps->count), free(taps->weights), free(taps->paired); }
-
-/* Premultiplies `count` RGBA pixels, rounded as Pillow does; returns the AND of `opaque` and all alphas. */
-FOR_EACH_CPU static uint32_t premultiply(const uint8_t *restrict row, int count, uint8_t *restrict result,
-                                         uint32_t opaque) {
-  for (int x = 0; x < count; ++x) {
-    uint32_t pixel;
-    memcpy(&pixel, row + 4 * x, 4);
-    const uint32_t alpha = pixel >> 24;
-    uint32_t red_blue = (pixel & 0xFF00FF) * alpha + 0x800080, green = (pixel >> 8 & 0xFF) * alpha + 0x80;
-    red_blue = (red_blue + (red_blue >> 8 & 0xFF00FF)) >> 8 & 0xFF00FF;
-    green = (green + (green >> 8)) & 0xFF00;
-    opaque &= alpha;
-    pixel = red_blue | green | alpha << 24;
-    memcpy(result + 4 * x, &pixel, 4);
-  }
-  return opaque;
-}
-
-FOR_EACH_CPU static void widen(const uint8_t *restrict bytes, size_t count, int32_t *restrict numbers) {
-  for (size_t i = 0; i < count; ++i) numbers[i] = bytes[i];
-}
-
-FOR_EACH_CPU static void narrow(const int32_t *restrict numbers, size_t count, uint8_t *restrict bytes) {
-  for (size_t i = 0; i < count; ++i) bytes[i] = (uint8_t)numbers[i];
-}
-
-/* Sums of products, rounded, shifted and limited to 255: where very many weights were rounded up they may be above, but
-   never below 0, as no weight is. Vectors are an extension of gcc and clang; others, such as MSVC, take the loops. */
-#if (defined(__GNUC__) || defined(__clang__)) && !defined(LOGO_EDGE_NO_VECTORS)
-
-/* Red, green, blue and alpha as numbers: of one pixel, and of two. */
-typedef int32_t Pixel __attribute__((vector_size(16), aligned(4), may_alias));
-typedef int32_t Pair __attribute__((vector_size(32), aligned(4), may_alias));
-
-#define HALVES ((Pair){HALF, HALF, HALF, HALF, HALF, HALF, HALF, HALF})
-#define CLIPPED(sums) (((sums) & ~((sums) > 255)) | (((sums) > 255) & 255))
-
-/* The sums of two pixels at a time as the sum of one; where a pixel has three bytes, the fourth is undefined. */
-static inline void store(Pair pairs, int step, int32_t *result) {
-  int32_t sums[8];
-  *(Pair *)sums = pairs;
-  const Pixel sum = (*(const Pixel *)sums + *(const Pixel *)(sums + step) + HALF) >> PRECISION_BITS;
-  *(Pixel *)result = (sum & ~(sum > 255)) | ((sum > 255) & 255);
-}
-
-/* Scales the pixels from `i` to `end` of the rows in the chunk, which begins at pixel `start`. */
-FOR_EACH_CPU static void scale_lanes(const Chunk *chunk, int step, int start, const Taps *taps, int i, int end,
-                                     int32_t *const results[]) {
-  const size_t pitch = chunk->pitch;
-  for (; i < end; ++i) {
-    const int32_t *wide = chunk->wide + (size_t)(taps->first[i] - start) * step;
-    const int32_t *weights = taps->paired + (size_t)i * taps->pairs * 8;
-    Pair sums[LANES] = {{0}};
-    for (int pair = 0; pair < taps->pairs; ++pair, wide += 2 * step, weights += 8) { /* 0 beyond the last pixel */
-      const Pair weight = *(const Pair *)weights;
-      for (int lane = 0; lane < LANES; ++lane) sums[lane] += *(const Pair *)(wide + lane * pitch) * weight;
-    }
-    for (int lane = 0; lane < LANES; ++lane) store(sums[lane], step, results[lane] + 4 * (size_t)i);
-  }
-}
-
-/* The weighted sum of `count` rows of `length` numbers; `length` is a multiple of 8. */
-FOR_EACH_CPU static void mix_rows(const int32_t *const *rows, const int32_t *weights, int count, size_t length,
-                                  int32_t *restrict result) {
-  for (size_t x = 0; x < length; x += 8) {
-    Pair sums = HALVES;
-    for (int row = 0; row < count; ++row) sums += *(const Pair *)(rows[row] + x) * weights[row];
-    *(Pair *)(result + x) = CLIPPED(sums >> PRECISION_BITS);
-  }
-}
-
-#else
-
-static int32_t clipped(int32_t sum) { return least(sum >> PRECISION_BITS, 255); }
-
-/* Scales the pixels from `i` to `end` of the rows in the chunk, which begins at pixel `start`. */
-static void scale_lanes(const Chunk *chunk, int step, int start, const Taps *taps, int i, int end,
-                        int32_t *const results[]) {
-  for (; i < end; ++i) {
-    for (int lane = 0; lane < LANES; ++lane) {
-      const int32_t *wide = chunk->wide + lane * chunk->pitch + (size_t)(taps->first[i] - start) * step;
-      const int32_t *weights = taps->paired + (size_t)i * taps->pairs * 8;
-      int32_t sums[8] = {0};
-      for (int pair = 0; pair < taps->pairs; ++pair, wide += 2 * step, weights += 8) { /* 0 beyond the last pixel */
-        for (int j = 0; j < 8; ++j) sums[j] += wide[j] * weights[j];
-      }
-      for (int j = 0; j < 4; ++j) results[lane][4 * (size_t)i + j] = clipped(sums[j] + sums[step + j] + HALF);
-    }
-  }
-}
-
-/* The weighted sum of `count` rows of `length` numbers. */
-static void mix_rows(const int32_t *const *rows, const int32_t *weights, int count, size_t length,
-                     int32_t *restrict result) {
-  for (size_t x = 0; x < length; ++x) {
-    int32_t sum = HALF;
-    for (int row = 0; row < count; ++row) sum += rows[row][x] * weights[row];
-    result[x] = clipped(sum);
-  }
-}
-
-#endif
-
-/* Scales LANES rows to `to` pixels, as numbers; returns the result of premultiply. */
-static uint32_t scale_rows(const uint8_t *const rows[], int straight, int step, const Taps *taps, int to,
-                           const Chunk *chunk, int32_t *const results[], uint32_t opaque) {
-  for (int i = 0, end = 0; i < to; i = end) {
-    const int start = taps->first[i];
-    while (end < to && taps->first[end] + taps->count[end] - start <= chunk->pixels) ++end;
-    const int count = taps->first[end - 1] + taps->count[end - 1] - start;
-    for (int lane = 0; lane < LANES; ++lane) {
-      const uint8_t *row = rows[lane] + (size_t)start * step;
-      if (straight) opaque = premultiply(row, count, chunk->row, opaque), row = chunk->row;
-      widen(row, (size_t)count * step, chunk->wide + lane * chunk->pitch);
-    }
-    scale_lanes(chunk, step, start, taps, i, end, results);
-  }
-  return opaque;
-}
-
-/* Fills `ink`, (to_height, to_width, 4); premultiplies first where `straight`. `pitch`: bytes from a row of pixels to the
-   next. Returns 1 where all pixels are opaque, else 0; -1 where memory runs out.
-
-   Rows are scaled before columns, except for images that lose more than twice as much height as width: Pillow's order.
-   A ring holds only the rows that the next row of the result needs, so that they stay in the first cache. */
-static int scale(const uint8_t *pixels, size_t pitch, int step, int straight, int width, int height,
-                 const Taps *across, const Taps *down, int to_width, int to_height, uint8_t *ink) {
-  const int rows_first = !(height > to_height && height - to_height > 2 * (width - to_width));
-  const int ring_rows = down->most + LANES;
-  const size_t row_bytes = (size_t)width * step;
-  const size_t length = ((rows_first ? 4 * (size_t)to_width : row_bytes) + 7) / 8 * 8;
-  const int pixels_of_chunk = greatest(CHUNK, across->most);
-  int32_t *ring = calloc(ring_rows * length, 4), *mixed = malloc(4 * (length + 4 * (size_t)to_width));
-  int32_t *unused = malloc(16 * (size_t)to_width);
-  uint32_t opaque = 255;
-  uint8_t *line = malloc(4 * (size_t)width);
-  const int32_t **rows = malloc(sizeof(int32_t *) * down->most);
-  Chunk chunk = {pixels_of_chunk, 4 * ((size_t)pixels_of_chunk + across->most + 2), NULL, NULL};
-  chunk.row = malloc(4 * (size_t)chunk.pixels);
-  chunk.wide = calloc(LANES * chunk.pitch, 4);
-  const int allocated = ring && mixed && unused && line && rows && chunk.row && chunk.wide;
-  for (int i = 0, next = 0; allocated && i < to_height; ++i) {
-    const int first = down->first[i], end = first + down->count[i];
-    while (next < end) {
-      if (rows_first) {
-        const uint8_t *lanes[LANES];
-        int32_t *slots[LANES];
-        for (int lane = 0; lane < LANES; ++lane) { /* lanes below the last row scale it again, unused */
-          lanes[lane] = pixels + (size_t)least(next + lane, height - 1) * pitch;
-          slots[lane] = next + lane < height ? ring + (next + lane) % ring_rows * length : unused;
-        }
-        opaque = scale_rows(lanes, straight, step, across, to_width, &chunk, slots, opaque);
-        next += LANES;
-      } else {
-        const uint8_t *row = pixels + (size_t)next * pitch;
-        if (straight) opaque = premultiply(row, width, line, opaque), row = line;
-        widen(row, row_bytes, ring + next % ring_rows * length);
-        ++next;
-      }
-    }
-    for (int row = first; row < end; ++row) rows[row - first] = ring + row % ring_rows * length;
-    mix_rows(rows, down->weights + (size_t)i * down->most, end - first, length, mixed);
-    if (!rows_first) {
-      const uint8_t *lanes[LANES];
-      int32_t *results[LANES];
-      for (int lane = 0; lane < LANES; ++lane) lanes[lane] = line, results[lane] = lane ? unused : mixed;
-      narrow(mixed, row_bytes, line);
-      scale_rows(lanes, 0, step, across, to_width, &chunk, results, opaque);
-    }
-    narrow(mixed, 4 * (size_t)to_width, ink + (size_t)i * to_width * 4);
-  }
-  free(ring), free(mixed), free(unused), free(line), free(rows), free(chunk.row), free(chunk.wide);
-  return allocated ? opaque == 255 : -1;
-}
+#include "scale.h"
+#include "unfilter.h"
 
 /* The median colour of an opaque image's border; each corner counts twice. */
 static void border_colour(const uint8_t *ink, int width, int height, uint8_t colour[3]) {
@@ -289,27 +36,6 @@ FOR_EACH_CPU static const uint8_t *pick_background(const uint8_t *ink, int count
   return weighted > (double)(1000 * (int64_t)alpha) * dark_above ? dark : light;
 }
 
-/* Scales box_width x box_height pixels to `ink`, (to_height, to_width, 4); returns the result of `scale`. */
-static int scale_box(const uint8_t *pixels, size_t pitch, int step, int straight, int width, int height,
-                     double box_width, double box_height, int to_width, int to_height, uint8_t *ink) {
-  Taps across = {0}, down = {0};
-  int opaque = -1;
-  if (step == 4 && box_width == to_width && box_height == to_height) { /* scaling would change nothing */
-    uint32_t alphas = 255;
-    for (int y = 0; y < to_height; ++y, pixels += pitch, ink += (size_t)to_width * 4) {
-      if (straight) alphas = premultiply(pixels, to_width, ink, alphas);
-      else memcpy(ink, pixels, (size_t)to_width * 4);
-    }
-    return alphas == 255;
-  }
-  if (make_taps(&across, width, box_width, to_width) && pair_taps(&across, to_width, step) &&
-      make_taps(&down, height, box_height, to_height)) {
-    opaque = scale(pixels, pitch, step, straight, width, height, &across, &down, to_width, to_height, ink);
-  }
-  free_taps(&across), free_taps(&down);
-  return opaque;
-}
-
 /* Composites `count` premultiplied RGBA pixels on a background; they become opaque. */
 FOR_EACH_CPU static void composite(uint8_t *ink, size_t count, const uint8_t background[3]) {
   const uint32_t red = background[0], green = background[1], blue = background[2];
@@ -325,6 +51,17 @@ FOR_EACH_CPU static void composite(uint8_t *ink, size_t count, const uint8_t bac
 
 enum { REACH = 6 };  /* pixels to the farthest neighbour that a detail plane reads: the margin around an image */
 enum { BLOCK = 16 }; /* columns, more than REACH, that are skipped together where no colour changes around them */
+enum { BAND = 32 };  /* rows that are framed and summed together, so that they stay in the second cache */
+enum { SIDE = LOGO_EDGE_DETAIL_PX, FRAMED = 3 * (SIDE + 2 * REACH) }; /* numbers of a framed row, at most */
+
+/* Memory for one image with details, of up to SIDE x SIDE pixels. */
+typedef struct {
+  uint8_t large[4 * SIDE * SIDE], planes[4 * SIDE * SIDE], changes[SIDE * SIDE / BLOCK], around[SIDE / BLOCK];
+  int16_t framed[(BAND + 2 * REACH) * FRAMED], sums[(BAND + 2 * REACH) * FRAMED];
+  int16_t work[FRAMED + LOGO_EDGE_DETAIL_PLANES * SIDE];
+} Workspace;
+
+_Static_assert(sizeof(Workspace) <= LOGO_EDGE_WORKSPACE_BYTES, "preprocess.h promises that this is enough");
 
 static inline int16_t smaller(int16_t one, int16_t other) { return one < other ? one : other; }
 static inline int16_t larger(int16_t one, int16_t other) { return one > other ? one : other; }
@@ -426,44 +163,45 @@ FOR_EACH_CPU static void find_changes(const int16_t *restrict pixel, ptrdiff_t c
   }
 }
 
-/* Fills `planes`, (height, width, 4), from `ink`, (height, width, 4) opaque; false where memory runs out. They are 0
-   where all pixels that they read are equal, as in most of a logo: such blocks are skipped. */
-static int detail_planes(const uint8_t *ink, int width, int height, uint8_t *planes) {
-  const int blocks = (width + BLOCK - 1) / BLOCK, rows = height + 2 * REACH;
+/* Fills `planes`, (height, width, 4), from `large`, (height, width, 4) opaque. They are 0 where all pixels that they
+   read are equal, as in most of a logo: such blocks are skipped. */
+static void detail_planes(Workspace *memory, int width, int height) {
+  const int blocks = (width + BLOCK - 1) / BLOCK;
   const ptrdiff_t channel = blocks * BLOCK + 2 * REACH, row = 3 * channel;
-  int16_t *framed = malloc(rows * row * sizeof(int16_t)), *sums = malloc(rows * row * sizeof(int16_t));
-  int16_t *work = malloc((row + LOGO_EDGE_DETAIL_PLANES * (size_t)width) * sizeof(int16_t));
-  uint8_t *changes = malloc((size_t)height * blocks), *around = malloc(blocks);
-  const int allocated = framed && sums && work && changes && around;
-  for (int y = 0; allocated && y < rows; ++y) {
-    const int inside = least(greatest(y - REACH, 0), height - 1);
-    frame_row(ink + 4 * (size_t)width * inside, width, channel, framed + y * row);
-  }
-  for (int y = 0; allocated && y < height; ++y) {
-    find_changes(framed + (y + REACH) * row + REACH, channel, row, blocks, work,
-                 changes + (size_t)y * blocks);
-  }
-  memset(planes, 0, allocated ? 4 * (size_t)width * height : 0);
-  for (int y = 0, summed = 1; allocated && y < height; ++y) {
-    memset(around, 0, blocks);
-    for (int other = greatest(y - REACH, 0); other <= least(y + REACH, height - 1); ++other) {
-      for (int block = 0; block < blocks; ++block) around[block] |= changes[(size_t)other * blocks + block];
+  memset(memory->planes, 0, 4 * (size_t)width * height);
+  for (int top = 0, compared = 0; top < height; top += BAND) {
+    const int end_row = least(top + BAND, height);
+    for (int y = top - REACH; y < end_row + REACH; ++y) {
+      const uint8_t *inside = memory->large + 4 * (size_t)width * least(greatest(y, 0), height - 1);
+      frame_row(inside, width, channel, memory->framed + (y + REACH - top) * row);
     }
-    for (int block = 0, end; block < blocks; block = end + 1) {
-#define IS_FLAT(at) !(around[at] | around[greatest((at) - 1, 0)] | around[least((at) + 1, blocks - 1)])
-      for (end = block; end < blocks && !IS_FLAT(end); ++end) continue;
-#undef IS_FLAT
-      if (end == block) continue;
-      for (summed = greatest(summed, y + REACH - 4); summed <= y + REACH + 4; ++summed) {
-        sum_row(framed + summed * row, row, work, sums + summed * row);
+    for (; compared < least(end_row + REACH, height); ++compared) {
+      find_changes(memory->framed + (compared + REACH - top) * row + REACH, channel, row, blocks, memory->work,
+                   memory->changes + (size_t)compared * blocks);
+    }
+    for (int y = top, summed = 1; y < end_row; ++y) {
+      uint8_t *around = memory->around;
+      memset(around, 0, blocks);
+      for (int other = greatest(y - REACH, 0); other <= least(y + REACH, height - 1); ++other) {
+        const uint8_t *changes = memory->changes + (size_t)other * blocks;
+        for (int block = 0; block < blocks; ++block) around[block] |= changes[block];
       }
-      const int x = block * BLOCK, count = least(end * BLOCK, width) - x;
-      const ptrdiff_t first = (y + REACH) * row + REACH + x;
-      detail_span(framed + first, sums + first, channel, row, count, work, planes + 4 * ((size_t)y * width + x));
+      const int middle = y + REACH - top; /* the row in `framed` */
+      for (int block = 0, end; block < blocks; block = end + 1) {
+#define IS_FLAT(at) !(around[at] | around[greatest((at) - 1, 0)] | around[least((at) + 1, blocks - 1)])
+        for (end = block; end < blocks && !IS_FLAT(end); ++end) continue;
+#undef IS_FLAT
+        if (end == block) continue;
+        for (summed = greatest(summed, middle - 4); summed <= middle + 4; ++summed) {
+          sum_row(memory->framed + summed * row, row, memory->work, memory->sums + summed * row);
+        }
+        const int x = block * BLOCK, count = least(end * BLOCK, width) - x;
+        const ptrdiff_t first = middle * row + REACH + x;
+        detail_span(memory->framed + first, memory->sums + first, channel, row, count, memory->work,
+                    memory->planes + 4 * ((size_t)y * width + x));
+      }
     }
   }
-  free(framed), free(sums), free(work), free(changes), free(around);
-  return allocated;
 }
 
 /* Puts the opaque ink, and its planes if any, in the middle of the square, with the background around it. */
@@ -491,7 +229,7 @@ static int scaled_side(double side, double other, int longest) {
 
 int logo_edge_preprocess(const uint8_t *pixels, int channels, int width, int height, double box_width,
                          double box_height, int size, int details, int crop, const uint8_t light[3],
-                         const uint8_t dark[3], double dark_above, uint8_t *square) {
+                         const uint8_t dark[3], double dark_above, uint8_t *square, void *workspace) {
   if (width > LOGO_EDGE_LONGEST_PX || height > LOGO_EDGE_LONGEST_PX) return 1; /* the weights would take gigabytes */
   const size_t pitch = (size_t)width * channels;
   if (crop) { /* preprocess.py: central_square */
@@ -509,26 +247,29 @@ int logo_edge_preprocess(const uint8_t *pixels, int channels, int width, int hei
   } else if (details) {
     wide = greatest(1, (int)nearbyint(box_width)), high = greatest(1, (int)nearbyint(box_height));
   }
-  const size_t large_bytes = (size_t)wide * high * 4, small_bytes = details ? (size_t)to_width * to_height * 4 : 0;
-  uint8_t *large = malloc(2 * (large_bytes + small_bytes)), colour[3], *ink = large, *planes = NULL;
-  if (!large) return -1;
-  int opaque = scale_box(pixels, pitch, channels, channels == 4, width, height, box_width, box_height, wide, high,
-                         large);
-  if (opaque == 0) {
-    memcpy(colour, pick_background(large, wide * high, light, dark, dark_above), 3);
-    composite(large, (size_t)wide * high, colour);
-  }
-  if (details && opaque >= 0) {
-    uint8_t *large_planes = large + large_bytes;
-    planes = large_planes + large_bytes, ink = planes + small_bytes;
-    if (!detail_planes(large, wide, high, large_planes) ||
-        scale_box(large_planes, (size_t)wide * 4, 4, 0, wide, high, wide, high, to_width, to_height, planes) < 0 ||
-        scale_box(large, (size_t)wide * 4, 4, 0, wide, high, wide, high, to_width, to_height, ink) < 0) {
-      opaque = -1;
+  const size_t ink_bytes = (size_t)to_width * to_height * 4;
+  Workspace *own = details && !workspace ? malloc(sizeof(Workspace)) : NULL, *memory = own ? own : workspace;
+  uint8_t *ink = malloc(2 * ink_bytes), *planes = details ? ink + ink_bytes : NULL, colour[3];
+  int opaque = -1;
+  if (ink && (memory || !details)) {
+    uint8_t *large = details ? memory->large : ink;
+    opaque = scale_box(pixels, pitch, channels, channels == 4, width, height, box_width, box_height, wide, high, large);
+    if (opaque == 0) {
+      memcpy(colour, pick_background(large, wide * high, light, dark, dark_above), 3);
+      composite(large, (size_t)wide * high, colour);
     }
+    if (details && opaque >= 0) {
+      const uint8_t *const from[] = {large, memory->planes};
+      detail_planes(memory, wide, high);
+      for (int i = 0; i < 2 && opaque >= 0; ++i) {
+        const size_t row_bytes = (size_t)wide * 4;
+        uint8_t *to = ink + i * ink_bytes;
+        if (scale_box(from[i], row_bytes, 4, 0, wide, high, wide, high, to_width, to_height, to) < 0) opaque = -1;
+      }
+    }
+    if (opaque == 1) border_colour(ink, to_width, to_height, colour);
+    if (opaque >= 0) put(ink, planes, to_width, to_height, colour, size, square);
   }
-  if (opaque == 1) border_colour(ink, to_width, to_height, colour);
-  if (opaque >= 0) put(ink, planes, to_width, to_height, colour, size, square);
-  free(large);
+  free(ink), free(own);
   return opaque < 0 ? -1 : 0;
 }

@@ -99,7 +99,7 @@ class Classifier(Model):
             output, results have no epistemic uncertainty.
         threads: CPU threads of one forward pass. cores: the CPU cores of those threads (Linux). spinning: threads spin
             while they wait, which is a little faster and keeps the cores busy.
-        fast_decoders: decode with pyspng and simplejpeg where they are installed (extra `fast`); pixels are the same.
+        fast_decoders: decode PNG by the compiled library and JPEG by simplejpeg (extra `fast`); pixels are the same.
         log: a file to which every classification, never the image, is appended for `logo-edge monitor`.
         enrolled: a file of `logo-edge enroll`, whose classes are matched too.
 
@@ -208,7 +208,8 @@ class Classifier(Model):
         readable = [index for index, result in enumerate(results) if result is None]
         if not readable:
             return results
-        pixels = np.stack([images[index][0] for index in readable])
+        first = images[readable[0]][0]
+        pixels = first[None] if len(readable) == 1 else np.stack([images[index][0] for index in readable])
         outputs = self._run(pixels)
         errors = self._run_in_full(outputs, pixels, [images[index][1] for index in readable])
         for row, (index, decision) in enumerate(zip(readable, self._decide_outputs(outputs, pixels), strict=True)):

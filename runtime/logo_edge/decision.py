@@ -108,7 +108,7 @@ def calibrated_logits(
     scaled = logits.astype(np.float64) / temperature
     if scaling is None:
         return scaled
-    return (scaled if multi_label else log_softmax(scaled)) @ np.array(scaling.weight).T + np.array(scaling.bias)
+    return (scaled if multi_label else log_softmax(scaled)) @ scaling.arrays[0].T + scaling.arrays[1]
 
 
 def calibrated_probabilities(logits: np.ndarray, calibration: Calibration) -> np.ndarray:
@@ -140,8 +140,11 @@ def is_blank(pixels: np.ndarray) -> np.ndarray:
 
     One step in one channel of one pixel makes it not blank. Every mode but best-guess gives blank images no label.
     """
-    values = pixels[..., :3].reshape(len(pixels), -1)
-    return (values[:, 3:] == values[:, :-3]).all(axis=1)
+    colours = pixels[..., :3]
+    blank = (colours[:, pixels.shape[1] // 2] == colours[:, :1, 0]).all(axis=(1, 2))  # a row: most logos are on it
+    for index in np.flatnonzero(blank):
+        blank[index] = (colours[index] == colours[index, 0, 0]).all()
+    return blank
 
 
 def spread(pixels: np.ndarray) -> np.ndarray:
@@ -180,7 +183,7 @@ def may_change(
     `shift`. A `threshold` of None is the mode's.
     """
     classes = probabilities.shape[1]
-    weight = np.eye(classes) if calibration.scaling is None else np.array(calibration.scaling.weight)
+    weight = np.eye(classes) if calibration.scaling is None else calibration.scaling.arrays[0]
     odds, ordered = log_odds(probabilities), np.sort(probabilities, axis=1)
     if calibration.label_thresholds is not None:
         reach = shift / calibration.temperature * np.abs(weight).sum(axis=1).max()

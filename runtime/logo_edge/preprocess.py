@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import math
 import sys
+import threading
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +25,7 @@ OPAQUE = np.uint32(0xFF000000)  # the smallest opaque RGBA pixel, as a little-en
 MOST_PARTIAL = 4  # where more than one pixel in so many is partly transparent, converting all is as fast
 DETAIL_PX = 256  # longer side at which the detail planes are computed
 REACH_PX = 6  # the farthest neighbour that a detail plane reads
+WORKSPACE_BYTES = 700 << 10  # of preprocess.h
 DETAIL_PLANES = ("near fade", "far fade", "ramp", "edge")
 FITS = LETTERBOX, CROP = ("letterbox", "crop")  # what becomes of an image that is not square
 
@@ -64,21 +66,34 @@ class InputContract:
 
 
 def load_library(path: Path) -> ctypes.CDLL | None:
-    """The compiled preprocess.c; None where there is none, or it is of another platform."""
+    """The compiled preprocess.c; None where there is none, or it is of another platform or version."""
     if sys.byteorder != "little" or not path.exists():
         return None
     try:
         library = ctypes.CDLL(str(path))
-    except OSError:  # in a copied folder
+        unfilter = library.logo_edge_unfilter
+    except (OSError, AttributeError):  # in a copied folder, or compiled before
         return None
     number, real, address, text = ctypes.c_int, ctypes.c_double, ctypes.c_void_p, ctypes.c_char_p
     image, box, contract = [address, number, number, number], [real, real], [number, number, number, text, text, real]
-    library.logo_edge_preprocess.argtypes = [*image, *box, *contract, address]  # see preprocess.h
+    library.logo_edge_preprocess.argtypes = [*image, *box, *contract, address, address]  # see preprocess.h
+    unfilter.argtypes = [text, number, number, number, address, address]
     return library
 
 
 # None: Pillow preprocesses
 LIBRARY = load_library(Path(__file__).with_name("_preprocess.dll" if sys.platform == "win32" else "_preprocess.so"))
+
+
+class Workspace(threading.local):
+    """Memory that each thread keeps for the library: the system's own takes longer to get than an image to scale."""
+
+    def __init__(self):
+        self.memory = np.empty(WORKSPACE_BYTES, np.uint8)
+        self.address = self.memory.ctypes.data
+
+
+WORKSPACE = Workspace()
 
 
 def preprocess(
@@ -119,6 +134,7 @@ def preprocess(
         bytes(contract.dark_background),
         contract.dark_above_luminance,
         square.ctypes.data,
+        WORKSPACE.address if contract.details else None,
     )
     if status > 0:  # a side of more than 65,536 pixels
         return preprocess_by_pillow(pixels, contract, size_px)

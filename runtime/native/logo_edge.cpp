@@ -23,8 +23,11 @@ std::vector<std::uint8_t> preprocess(const Image& image, const InputContract& co
   std::vector<std::uint8_t> square(static_cast<std::size_t>(size) * size * contract.channels());
   const std::uint8_t *light = contract.light_background.data(), *dark = contract.dark_background.data();
   const int width = image.width, height = image.height;
-  const int status = logo_edge_preprocess(image.rgba.data(), 4, width, height, width, height, size, contract.details,
-                                          contract.crop, light, dark, contract.dark_above_luminance, square.data());
+  thread_local std::vector<std::uint8_t> workspace;
+  if (contract.details) workspace.resize(LOGO_EDGE_WORKSPACE_BYTES);
+  const int status =
+      logo_edge_preprocess(image.rgba.data(), 4, width, height, width, height, size, contract.details, contract.crop,
+                           light, dark, contract.dark_above_luminance, square.data(), workspace.data());
   if (status < 0) throw std::bad_alloc();
   if (status > 0) {
     throw ImageError("a side of more than " + std::to_string(LOGO_EDGE_LONGEST_PX) + " pixels; scale it down first");

@@ -31,8 +31,13 @@ def build_c():
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler here")
-def test_plain_c11_as_msvc_reads_it_gives_pillow_s_pixels_too(build_c, monkeypatch, tmp_path):
-    monkeypatch.setenv("CC", "cc -DLOGO_EDGE_NO_VECTORS -pedantic-errors -Wall -Wextra -Werror")
+@pytest.mark.parametrize(
+    "flags",
+    ["-DLOGO_EDGE_NO_VECTORS -pedantic-errors", "-DLOGO_EDGE_NO_AVX2"],
+    ids=["as MSVC reads it", "without AVX2"],
+)
+def test_c_without_the_vectors_of_x86_gives_pillow_s_pixels_too(build_c, monkeypatch, tmp_path, flags):
+    monkeypatch.setenv("CC", f"cc {flags} -Wall -Wextra -Werror")
     assert build_c.compile_with_cc(SOURCE, tmp_path / "plain.so") == ""
     monkeypatch.setattr(preprocessing, "LIBRARY", preprocessing.load_library(tmp_path / "plain.so"))
     random = np.random.default_rng(2)
@@ -55,7 +60,8 @@ def test_on_windows_visual_studio_compiles_and_exports_the_function(build_c, mon
     assert build_c.compile_with_msvc(SOURCE, tmp_path / "_preprocess.dll") == ""
     compiling, linking = commands
     assert {"/std:c11", "/fp:strict", "/O2", f"/Tc{SOURCE}"} <= set(compiling)
-    assert {"/DLL", "/EXPORT:logo_edge_preprocess", f"/OUT:{tmp_path / '_preprocess.dll'}"} <= set(linking)
+    assert {"/EXPORT:logo_edge_preprocess", "/EXPORT:logo_edge_unfilter"} <= set(linking)
+    assert {"/DLL", f"/OUT:{tmp_path / '_preprocess.dll'}"} <= set(linking)
     monkeypatch.setattr(msvc, "_get_vc_env", lambda specification: None)
     assert "Visual Studio" in build_c.compile_with_msvc(SOURCE, tmp_path / "_preprocess.dll")
 

@@ -85,21 +85,25 @@ def test_where_there_is_a_compiler_the_package_has_its_preprocessing_in_c():
 
 
 def random_pixels(random: np.random.Generator) -> np.ndarray:
-    """(H, W, 3 or 4) of any shape; noise or one colour; opaque, with holes, or of any alpha."""
+    """(H, W, 3 or 4) of any shape; noise, one colour or both; opaque, with holes, or of any alpha."""
     width, height = np.exp(random.uniform(0, np.log(700), 2)).astype(int).tolist()
     pixels = random.integers(0, 256, (height, width, int(random.choice([3, 4]))), np.uint8)
     if random.random() < 0.25:
         pixels[...] = random.integers(0, 256, (1, 1, pixels.shape[2]), np.uint8)
+    for _ in range(int(random.integers(0, 6))):
+        top, left = random.integers(0, height), random.integers(0, width)
+        pixels[top : top + height // 2, left : left + width // 2] = random.integers(0, 256, pixels.shape[2], np.uint8)
     if pixels.shape[2] == 4 and random.random() < 0.5:
         pixels[:, :, 3] = random.choice(np.array([0, 255], np.uint8), (height, width)) if random.random() < 0.5 else 255
     return pixels
 
 
 @needs_compiler
+@pytest.mark.parametrize("details", [False, True])
 @pytest.mark.parametrize("size_px", [8, 32, 96, 128, 160])
-def test_the_library_gives_pillow_s_pixels_to_the_bit(size_px):
-    random, contract = np.random.default_rng(size_px), InputContract(size_px)
-    for _ in range(60):
+def test_the_library_gives_pillow_s_pixels_to_the_bit(size_px, details):
+    random, contract = np.random.default_rng(size_px), InputContract(size_px, details=details)
+    for _ in range(60 - 30 * details):
         pixels = random_pixels(random)
         height, width = pixels.shape[:2]
         box = (
@@ -111,6 +115,29 @@ def test_the_library_gives_pillow_s_pixels_to_the_bit(size_px):
         prepared = preprocess(pixels, contract, box)
         assert np.array_equal(pixels, before)
         assert np.array_equal(prepared, preprocess_by_pillow(before, contract, box)), (pixels.shape, box)
+
+
+FAULTS = """
+import resource
+import numpy as np
+from logo_edge import InputContract, preprocess
+contract = InputContract(96, details=True)
+def call():
+    preprocess(np.zeros((512, 512, 3), np.uint8), contract)
+for _ in range(5):
+    call()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    call()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / 20)
+"""
+
+
+@needs_compiler
+@pytest.mark.skipif(sys.platform != "linux", reason="counts the page faults of Linux")
+def test_the_library_asks_the_system_for_no_memory_at_each_image():
+    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 20
 
 
 @needs_compiler

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import enum
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
+
+import numpy as np
 
 from logo_edge.bundle.fields import is_finite, is_number, parse_table, typed
 
@@ -33,6 +36,11 @@ class Scaling:
     method: str
     weight: tuple[tuple[float, ...], ...]
     bias: tuple[float, ...]
+
+    @cached_property
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """`weight` and `bias`, float64."""
+        return np.array(self.weight), np.array(self.bias)
 
 
 @dataclass(frozen=True)

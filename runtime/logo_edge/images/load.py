@@ -19,7 +19,6 @@ from PIL import Image, UnidentifiedImageError
 from logo_edge.errors import ImageError
 from logo_edge.images.depth import BITS_PER_SAMPLE, check_depth, from_array, has_16_bits, to_rgb_or_rgba
 from logo_edge.images.headers import (
-    CHUNK_HEAD,
     ORIENTATION,
     ImageFile,
     has_all_scans,
@@ -27,12 +26,9 @@ from logo_edge.images.headers import (
     orientation_in_xmp,
     read_image_file,
 )
+from logo_edge.images.png import read_plain_png
 from logo_edge.images.svg import is_svg, render_svg
 
-try:
-    import pyspng
-except ImportError:
-    pyspng = None
 try:
     import simplejpeg
 except ImportError:
@@ -46,6 +42,7 @@ class BinaryFile(Protocol):
     def read(self, size: int = -1, /) -> bytes: ...
 
 
+NO_FILES = (str, bytes, bytearray, memoryview, np.ndarray, Image.Image)  # the question for a protocol takes 10 us
 ImageSource = str | os.PathLike | bytes | bytearray | memoryview | np.ndarray | Image.Image | BinaryFile
 
 URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
@@ -86,7 +83,7 @@ def load_image(source: ImageSource, *, fast: bool = True, max_pixels: int = MAX_
     Arrays are (H, W), (H, W, 1), (H, W, 3) RGB or (H, W, 4) RGBA with straight alpha; bool, uint8, uint16 or floats
     from 0 to 1. Values of 8, 10, 12 or 14 bits in samples of 16 are scaled up; the largest value shows how many bits
     they use. An animation gives its first frame that is not blank, a file of several pages the first page. SVG is
-    rendered (extra `svg`, see `images.svg`). With `fast`, the decoders of the extra `fast` are used where they give
+    rendered (extra `svg`, see `images.svg`). With `fast`, faster decoders than Pillow's are used where they give
     the same pixels. Nothing is fetched.
 
     A JPEG of more than `max_pixels` is decoded at 1/2, up to JPEG_SHARE times as many; formats that are slow to decode
@@ -146,7 +143,7 @@ def take_bytes(source: ImageSource) -> ImageSource:
 
     Raises ImageError where the file cannot be read or is too large, TypeError where it gives text.
     """
-    if not isinstance(source, BinaryFile):
+    if isinstance(source, NO_FILES) or not isinstance(source, BinaryFile):
         return source
     try:
         data = source.read(MAX_FILE_BYTES + 1)
@@ -340,37 +337,18 @@ def _denominator(image: Image.Image, least_sides: tuple[int, int] | None) -> int
 
 
 def _decode_fast(image: Image.Image, file: ImageFile, denominator: int) -> np.ndarray | None:
-    """The pixels decoded by pyspng or simplejpeg, or None where they could differ from Pillow's."""
+    """The pixels of a faster decoder, or None where they could differ from Pillow's."""
     if file.orientation != 1:
         return None
     try:
-        if image.format == "PNG" and pyspng is not None and _is_plain_png(image, file.data):
-            return pyspng.load(file.data)
+        if image.format == "PNG" and "transparency" not in image.info and not image.is_animated:
+            return read_plain_png(file.data)
         if image.format == "JPEG" and simplejpeg is not None and image.mode == "RGB":
             least = {} if denominator == 1 else {"min_width": image.size[0] // denominator, "min_factor": denominator}
             return simplejpeg.decode_jpeg(file.data, "RGB", fastdct=False, fastupsample=False, **least)
     except (RuntimeError, ValueError):  # a flaw in the file, which Pillow may be able to read
         return None
     return None
-
-
-def _is_plain_png(image: Image.Image, data: bytes) -> bool:
-    """Whether pyspng gives Pillow's pixels: 8 bits, no colour key, no animation, and every checksum right.
-
-    pyspng does not check them, and gives wrong pixels.
-    """
-    if data[24] != 8 or image.mode not in ("RGB", "RGBA") or "transparency" in image.info or image.is_animated:
-        return False
-    view, start = memoryview(data), 8
-    while start + 12 <= len(data):
-        length, kind = CHUNK_HEAD.unpack_from(data, start)
-        end = start + 8 + length
-        if zlib.crc32(view[start + 4 : end]).to_bytes(4, "big") != data[end : end + 4]:
-            return False
-        if kind == b"IEND":
-            return True
-        start = end + 4
-    return False
 
 
 def _first_drawn_frame(image: Image.Image, orientation: int, name: str, max_pixels: int) -> Image.Image:

@@ -160,7 +160,7 @@ def _install_wheels(cache: Path) -> None:
 
 def compile_preprocessing(cache: Path = CACHE) -> Path:
     """The library for ARM, compiled once for each state of its source."""
-    content = SOURCE.read_bytes() + SOURCE.with_suffix(".h").read_bytes()
+    content = b"".join(path.read_bytes() for path in sorted(SOURCE.parent.iterdir()))
     library = cache / f"preprocess-{hashlib.sha256(content).hexdigest()[:12]}.so"
     if not library.exists():
         with tempfile.TemporaryDirectory() as folder:
