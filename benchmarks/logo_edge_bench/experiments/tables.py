@@ -51,7 +51,7 @@ UNSTAMPED = {  # results of today's bundles or code that were measured before re
     *("default_calibration", "default_report", "default_robustness", "enroll", "evaluation"),
     *("robust_calibration", "robust_robustness"),
 }
-UNSOURCED = {"README", "confidence"}  # pages without sources yet
+UNSOURCED = {"confidence"}  # pages without sources yet
 
 
 def measure(*, check: Annotated[bool, "write nothing; exit status 1 where a document is not current"] = False) -> None:
