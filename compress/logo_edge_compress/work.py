@@ -11,7 +11,9 @@ import numpy as np
 
 from logo_edge.preprocess import CROP, InputContract
 from logo_edge_compress.candidates.pixels import save_pixels
+from logo_edge_compress.quantize.fitting import fitting_rows
 from logo_edge_compress.subprocess_call import OutOfTimeError
+from logo_edge_train.data.images import telling_reads
 from logo_edge_train.data.manifest import LogoRow, Manifest, targets_of
 from logo_edge_train.data.outliers import Family
 from logo_edge_train.recipe import Recipe
@@ -70,7 +72,10 @@ class Work:
     def pixels(self, contract: InputContract) -> Path:
         """The folder of `save_pixels` for one input contract."""
         name = f"{contract.size_px}px" + "-details" * contract.details + "-crop" * (contract.fit == CROP)
-        return save_pixels(self.run, self.manifest, contract, self.outliers, self.folder / "pixels" / name)
+        read = sum(len(split.rows) for split in self.splits.values())
+        read += len(fitting_rows(self.manifest, self.run.recipe.quantize.calibration_images))
+        with telling_reads(self.report, f"images of {name}", read):
+            return save_pixels(self.run, self.manifest, contract, self.outliers, self.folder / "pixels" / name)
 
 
 def read_split(run: Run, manifest: Manifest, name: str) -> Split:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tempfile
 import weakref
 from dataclasses import replace
 
@@ -9,6 +11,8 @@ import numpy as np
 import pytest
 from hostile_tree import draw_mark
 from PIL import Image
+from rich.console import Console
+from torch.utils.data import DataLoader
 
 from logo_edge.errors import DatasetError
 from logo_edge.images.load import load_image
@@ -18,12 +22,13 @@ from logo_edge_train.data import lookalikes
 from logo_edge_train.data import pool as pool_module
 from logo_edge_train.data.dataset import LogoDataset
 from logo_edge_train.data.icons import LABELS, UNLABELLED
-from logo_edge_train.data.images import ImageFiles
+from logo_edge_train.data.images import ImageFiles, StoredImages, telling_reads
 from logo_edge_train.data.lookalikes import find_lookalikes, leave_out, thumbnails
 from logo_edge_train.data.manifest import FILES, NOT_A_LOGO, LogoRow, Manifest, read_manifest
 from logo_edge_train.data.pool import pool_rows
 from logo_edge_train.few_shot.episodes import Drawings
 from logo_edge_train.pretrain.views import InkDataset
+from logo_edge_train.progress import FitProgress
 from logo_edge_train.recipe import AugmentConfig
 
 
@@ -49,15 +54,81 @@ def test_no_more_images_than_readers_are_in_memory_at_full_size(tmp_path, monkey
         LogoDataset(manifest, rows, classes, contract=InputContract(32)).images,
         InkDataset(manifest, rows, size_px=32, seed=0, neighbours=np.empty((4, 40, 0), int)).inks,
         [part for parts in Drawings.load(manifest, rows, InputContract(32)).images for part in parts],
-        thumbnails(manifest, rows),
         images_module.pixels_of(rows, manifest, InputContract(32)),
     ]
+    monkeypatch.setenv("LOGO_EDGE_CACHE", str(tmp_path / "cache"))
+    assert lookalikes.nearest_correlations(manifest, rows, rows).min() > 0.999
     assert live[0] == 0
     assert 1 <= peak[0] <= images_module.READERS
-    assert len(kept) == 6
+    assert len(kept) == 5
     for images in kept:
         assert len(images) >= 40
         assert max(np.asarray(image).size for image in images) <= (32 * images_module.KEPT_SCALE) ** 2 * 4
+
+
+@pytest.mark.parametrize("held_bytes", [0, 9_000, 10**9])
+@pytest.mark.parametrize("augment", [AugmentConfig(), None])
+def test_views_are_the_same_where_images_lie_in_a_file(tmp_path, monkeypatch, augment, held_bytes):
+    monkeypatch.setenv("LOGO_EDGE_CACHE", str(tmp_path / "cache"))
+    rows = [LogoRow(FILES, "", f"{index}.png", f"{index}", "ab"[index % 2]) for index in range(8)]
+    for index, row in enumerate(rows):
+        mark = draw_mark(index).convert(("RGBA", "RGB")[index % 2])
+        mark.resize((60 + 9 * index, 70)).save(tmp_path / row.icon)
+
+    def draw() -> list[bytes]:
+        dataset = LogoDataset(Manifest(tuple(rows), tmp_path), rows, ("a", "b"), contract=contract, augment=augment)
+        assert bool(dataset.images.places) == (held_bytes < 10**9)
+        assert len(dataset.images) == 8
+        return [bytes(dataset[index][0].numpy()) for index in range(8)]
+
+    contract, views = InputContract(32), []
+    for size in (held_bytes, 10**9):
+        monkeypatch.setattr(images_module, "HELD_BYTES", size)
+        held_bytes = size
+        views.append(draw())
+    assert views[0] == views[1]
+    assert len(set(views[0])) == 8
+    assert not (tmp_path / "cache").exists() or not list((tmp_path / "cache").iterdir())
+
+
+def test_the_processes_of_a_data_loader_get_the_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOGO_EDGE_CACHE", str(tmp_path))
+    monkeypatch.setattr(images_module, "HELD_BYTES", 300)
+    stored = StoredImages(np.full((9, 9, 3), value, np.uint8) for value in range(4))
+    assert (len(stored.held), len(stored.places)) == (1, 3)
+    loader = DataLoader(stored, batch_size=None, num_workers=1, multiprocessing_context="spawn")
+    assert [int(pixels[8, 8, 2]) for pixels in loader] == [0, 1, 2, 3]
+    assert (stored[1:4] == np.arange(1, 4).reshape(3, 1, 1, 1)).all()
+
+
+def test_a_full_disk_says_where_the_reduced_images_go_and_how_to_change_that(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOGO_EDGE_CACHE", str(tmp_path))
+    monkeypatch.setattr(images_module, "HELD_BYTES", 0)
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: io.FileIO("/dev/full", "w"))
+    with pytest.raises(DatasetError, match="No space left.*LOGO_EDGE_CACHE"):
+        StoredImages([Image.new("RGB", (9, 9))])
+
+
+def test_the_reading_of_images_is_reported_from_first_to_last_and_ends_where_a_cache_knows_some(tmp_path, monkeypatch):
+    rows = [LogoRow(FILES, "", f"{index}.png") for index in range(6)]
+    for row in rows:
+        Image.new("RGB", (9, 9)).save(tmp_path / row.icon)
+    manifest, reports = Manifest(tuple(rows), tmp_path), []
+    monkeypatch.setattr(images_module, "TOLD_S", 0)
+    with telling_reads(reports.append, "fit", 8):
+        images_module.pixels_of(rows[:4], manifest, InputContract(32))
+        images_module.pixels_of(rows[4:], manifest, InputContract(32))
+    assert [(report["done"], report["total"]) for report in reports] == [(at, 8) for at in range(1, 7)] + [(6, 6)]
+    assert {(report["kind"], report["name"]) for report in reports} == {("stage", "fit: images")}
+    images_module.pixels_of(rows, manifest, InputContract(32))
+    assert len(reports) == 7
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    with FitProgress(console) as progress:
+        progress(reports[2])
+        assert "fit: images" in "".join(str(task.description) for task in progress.bar.tasks)
+        assert progress.bar.tasks[0].percentage == 100 * 3 / 8
+        progress(reports[-1])
+        assert not progress.bar.tasks[0].visible
 
 
 def test_images_of_files_are_decoded_when_they_are_asked_for(tmp_path):
@@ -104,9 +175,10 @@ def test_look_alikes_are_searched_once_and_again_for_a_changed_image(tmp_path, m
         draw_mark(at if at < 23 else 0).save(tmp_path / row.icon)
     manifest, measured = Manifest(tuple(rows), tmp_path), []
 
-    def count(manifest, rows):
-        measured.append(len(rows))
-        return thumbnails(manifest, rows)
+    def count(images):
+        images = list(images)
+        measured.append(len(images))
+        return thumbnails(images)
 
     monkeypatch.setattr(lookalikes, "thumbnails", count)
     learned = manifest.split("train")

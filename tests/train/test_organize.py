@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 from hostile_tree import HOSTILE_CLASSES, draw_mark
@@ -24,8 +25,8 @@ from logo_edge_train.commands import find_manifest
 from logo_edge_train.data import processes
 from logo_edge_train.data.lookalikes import nearest_limit
 from logo_edge_train.data.manifest import LogoRow, Manifest, read_manifest
-from logo_edge_train.organize import organize
-from logo_edge_train.organize.duplicates import MAX_DISTANCE, group_copies, look_at
+from logo_edge_train.organize import duplicates, organize
+from logo_edge_train.organize.duplicates import MAX_DISTANCE, Look, group_copies, look_at, perceptual_hash
 from logo_edge_train.organize.features import LogoMeasurements, measure_logo
 from logo_edge_train.organize.label_proposer import load_proposer, measure_proposal_accuracy, propose_label
 from logo_edge_train.organize.manifest_file import compare_with_source, manifest_of
@@ -391,6 +392,33 @@ def test_only_equal_files_are_copies_where_the_user_says_so(tmp_path):
     shutil.copy(tmp_path / "a" / "01.png", tmp_path / "a" / "equal.png")
     assert organize_images(tmp_path, tmp_path / "m.csv").near_duplicates == 2
     assert organize_images(tmp_path, tmp_path / "exact.csv", exact_copies=True).near_duplicates == 1
+
+
+def test_groups_are_the_same_where_only_spanning_forests_of_near_pairs_are_kept(monkeypatch):
+    """As of thousands of photographs of one scene, whose pairs do not fit into memory."""
+    random, looks, labels = np.random.default_rng(0), [], []
+    scenes = [cv2.GaussianBlur(random.normal(size=(32, 32)).astype(np.float32), (0, 0), 3) for _ in range(12)]
+    for at in range(240):
+        scene = scenes[at % 12]
+        square = scene + scene.std() * random.uniform(0, 0.6) * random.normal(size=(32, 32)).astype(np.float32)
+        square = (square - square.mean()) / square.std()
+        looks.append(Look(square, perceptual_hash(square), 1.0))
+        labels.append("abc"[at % 3] if at % 12 < 10 else "d")
+    looks += looks[:3]
+    labels += labels[:3]
+    digests, kept = [str(at) for at in range(len(looks))], []
+    expected = group_copies(looks, labels, digests)
+    monkeypatch.setattr(duplicates, "MOST_PAIRS", 100)
+    monkeypatch.setattr(duplicates, "CELLS", 5_000)
+    ticks = []
+    keep = duplicates._NearPairs._keep_forest
+    monkeypatch.setattr(duplicates._NearPairs, "_keep_forest", lambda near: (keep(near), kept.append(len(near.pairs))))
+    assert group_copies(looks, labels, digests, tick=lambda *tick: ticks.append(tick)) == expected
+    assert 12 < len(set(expected.firsts)) < 240
+    assert len(kept) > 5
+    assert max(kept) < 4 * 243
+    assert ticks[-1] == (243 * 244 / 2, 243 * 244 / 2)
+    assert sorted(ticks) == ticks
 
 
 def test_split_folders_are_kept_and_what_has_no_folder_comes_from_train(tmp_path):

@@ -15,6 +15,7 @@ from logo_edge_train import distributed
 from logo_edge_train.checkpoints import save_member
 from logo_edge_train.data.augment import Intensity
 from logo_edge_train.data.dataset import LogoDataset, check_classes
+from logo_edge_train.data.images import telling_reads
 from logo_edge_train.data.lookalikes import leave_out
 from logo_edge_train.data.manifest import FILES, NOT_A_LOGO, LogoRow, Manifest, read_manifest
 from logo_edge_train.data.outliers import outlier_paths, outliers_key
@@ -107,7 +108,9 @@ def train_ensemble(
     distributed.on_main(write_run_record)(folder, record)
     with distributed.main_first():
         rows = learned_rows(manifest, recipe.train)
-    left_out, kept = leave_out(manifest, rows)
+    held_out = manifest.split("val", "calib", "test")
+    with telling_reads(report, "look-alikes of held-out images", len({*rows}) + len(held_out)):
+        left_out, kept = leave_out(manifest, rows)
     note = f", without its {len(left_out)} look-alikes of held-out logos,"
     learned = [row for row in rows if row not in left_out]
     check_classes(learned, manifest.classes, "train", note)
@@ -289,18 +292,20 @@ def fit_member(
     rows = stratified_sample(rows, config.fit.max_images)
     depth = config.augment.adapt_intensity
     intensity = Intensity(len(rows), depth) if depth else None
-    dataset = LogoDataset(
-        manifest,
-        rows,
-        classes,
-        contract=architecture.contract,
-        augment=config.augment,
-        use_votes=config.fit.use_votes,
-        class_weight_power=config.fit.class_weight_power,
-        seed=seed,
-        intensity=intensity,
-    )
-    evaluation = evaluation_sets(manifest, classes, architecture.contract)
+    held_out = manifest.split("val", "calib", "test")
+    with telling_reads(report, name, len(rows) + len(held_out)):
+        dataset = LogoDataset(
+            manifest,
+            rows,
+            classes,
+            contract=architecture.contract,
+            augment=config.augment,
+            use_votes=config.fit.use_votes,
+            class_weight_power=config.fit.class_weight_power,
+            seed=seed,
+            intensity=intensity,
+        )
+        evaluation = evaluation_sets(manifest, classes, architecture.contract)
     torch.manual_seed(seed)
     network = LogoNetwork(
         architecture.model, len(classes), size_px=architecture.size_px, dropout=config.fit.dropout, pretrained=imagenet

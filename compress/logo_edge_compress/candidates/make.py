@@ -63,7 +63,6 @@ from logo_edge_compress.verify import (
     open_artifact,
     open_onnx,
     run_artifact,
-    run_onnx,
     verify,
     verify_epistemic,
 )
@@ -136,8 +135,8 @@ def make_fp32(task: Task, plan: Plan, pixels: Pixels, report) -> Artifact:
     export_onnx(network, task.student.size_px, task.fp32, body=task.body)
     with torch.no_grad():
         parent = run_artifact(lambda part: network(torch.from_numpy(part)).numpy(), pixels["val"], None)
-        epistemic = network.epistemic and run_artifact(
-            lambda part: network.epistemic_nats(torch.from_numpy(part)).numpy(), _val_and_outliers(pixels), None
+        epistemic = network.epistemic and _run_on_val_and_outliers(
+            lambda part: network.epistemic_nats(torch.from_numpy(part)).numpy(), pixels
         )
     return Artifact((task.fp32,), open_onnx(task.fp32), EXPORTED, parent, epistemic)
 
@@ -312,8 +311,8 @@ def _onnx_artifact(
         refuse_float(counted, path.name, left={*left, *evidence_nodes(onnx.load(path))}, share=share)
     record["audit"] = counted.record()
     parent = load_arrays(task.folder / "fp32.logits")["val"]
-    images = _val_and_outliers(pixels)
-    epistemic = run_onnx(task.fp32, images, output=EPISTEMIC) if has_epistemic(task.fp32) else None
+    forward = open_onnx(task.fp32, output=EPISTEMIC) if has_epistemic(task.fp32) else None
+    epistemic = _run_on_val_and_outliers(forward, pixels) if forward else None
     return Artifact((path,), open_onnx(path), tolerance, parent, epistemic, record)
 
 
@@ -339,7 +338,7 @@ def _make(task: Task, plan: Plan, report: Callable[[dict], None]) -> dict:
         try:
             verify(artifact.parent, logits["val"], artifact.tolerance, file.name, multi_label=multi_label)
             if artifact.epistemic is not None:
-                epistemic = run_onnx(file, _val_and_outliers(pixels), output=EPISTEMIC)
+                epistemic = _run_on_val_and_outliers(open_onnx(file, output=EPISTEMIC), pixels)
                 record["epistemic_rank_correlation"] = verify_epistemic(
                     artifact.epistemic, epistemic, LEAST_RANK_CORRELATION, file.name
                 )
@@ -350,6 +349,7 @@ def _make(task: Task, plan: Plan, report: Callable[[dict], None]) -> dict:
     return {"status": status, "reason": reason, "files": files, "record": record}
 
 
-def _val_and_outliers(pixels: Pixels) -> np.ndarray:
-    """The images on which rankings by `epistemic` are compared: also outliers, as it hardly varies on easy logos."""
-    return np.concatenate([images for name, images in pixels.items() if name == "val" or name.startswith(OUTLIERS)])
+def _run_on_val_and_outliers(forward: Forward, pixels: Pixels) -> np.ndarray:
+    """`epistemic` of the images on which rankings are compared: also outliers, as it hardly varies on easy logos."""
+    names = [name for name in pixels if name == "val" or name.startswith(OUTLIERS)]
+    return np.concatenate([run_artifact(forward, pixels[name], None) for name in names])

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from logo_edge.preprocess import InputContract, preprocess
 from logo_edge_compress.quantize.fitting import fitting_rows
-from logo_edge_train.data.images import pixels_of
-from logo_edge_train.data.manifest import Manifest
+from logo_edge_train.data.images import each_image
+from logo_edge_train.data.manifest import LogoRow, Manifest
 from logo_edge_train.data.outliers import Family, draw_pictures
 from logo_edge_train.runs import Run
 
@@ -30,9 +31,9 @@ def save_pixels(
         return folder
     for name in SPLITS:
         if rows := manifest.split(name):
-            np.save(folder / f"{name}.npy", pixels_of(rows, manifest, contract))
+            _save(rows, manifest, contract, folder / f"{name}.npy")
     rows = fitting_rows(manifest, run.recipe.quantize.calibration_images)
-    np.save(folder / f"{FITTING}.npy", pixels_of(rows, manifest, contract))
+    _save(rows, manifest, contract, folder / f"{FITTING}.npy")
     for name, family in outliers.items():
         pictures = [preprocess(image, contract) for image in draw_pictures(name, family)]
         np.save(folder / f"{OUTLIERS}{name}.npy", np.stack(pictures))
@@ -40,9 +41,18 @@ def save_pixels(
     return folder
 
 
+def _save(rows: list[LogoRow], manifest: Manifest, contract: InputContract, path: Path) -> None:
+    """Writes the rows' images one by one: they need not fit into memory."""
+    shape = (len(rows), contract.size_px, contract.size_px, contract.channels)
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        for pixels in each_image(manifest, rows, partial(preprocess, contract=contract)):
+            file.write(pixels.tobytes())
+
+
 def load_pixels(folder: Path) -> dict[str, np.ndarray]:
-    """Name -> (N, S, S, C) uint8."""
-    return {path.stem: np.load(path) for path in sorted(folder.glob("*.npy"))}
+    """Name -> (N, S, S, C) uint8, read from the file where they are used."""
+    return {path.stem: np.load(path, mmap_mode="c") for path in sorted(folder.glob("*.npy"))}
 
 
 def pixel_files(folder: Path, *names: str) -> dict[str, Path]:

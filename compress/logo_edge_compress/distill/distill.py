@@ -26,6 +26,7 @@ from logo_edge_compress.distill.soft_targets import (
     open_teacher,
 )
 from logo_edge_train.checkpoints import load_network, save_member
+from logo_edge_train.data.images import telling_reads
 from logo_edge_train.data.lookalikes import leave_out
 from logo_edge_train.data.manifest import LogoRow, Manifest
 from logo_edge_train.data.outliers import outliers_key
@@ -206,18 +207,19 @@ def fit_to_teachers(
     if augment.kind == "auto":
         augment = replace(augment, kind=theirs.kind, photo=theirs.photo, document=theirs.document)
     soft_targets = SoftTargets(networks, contracts, contract, config, ask=not gpu, multi_label=run.multi_label)
-    dataset = PictureDataset(
-        manifest,
-        rows + outliers,
-        run.classes,
-        augment=augment,
-        contract=InputContract(max(own.least_px for own in (*contracts, contract)), fit=contract.fit),
-        use_votes=config.fit.use_votes,
-        seed=config.seed,
-        panel=panel,
-        panel_share=config.panel_share,
-    )
-    val = evaluation_sets(manifest, run.classes, contract, ("val",))["val"]
+    with telling_reads(report, name, len(rows) + len(outliers) + len(manifest.split("val"))):
+        dataset = PictureDataset(
+            manifest,
+            rows + outliers,
+            run.classes,
+            augment=augment,
+            contract=InputContract(max(own.least_px for own in (*contracts, contract)), fit=contract.fit),
+            use_votes=config.fit.use_votes,
+            seed=config.seed,
+            panel=panel,
+            panel_share=config.panel_share,
+        )
+        val = evaluation_sets(manifest, run.classes, contract, ("val",))["val"]
     if config.adversarial_radius and isinstance(network, LogoNetwork):
         network.keep_statistics()  # a batch's own statistics would hide an attack that moves all its views alike
     if config.feature_weight:

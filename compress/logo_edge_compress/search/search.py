@@ -26,8 +26,9 @@ from logo_edge_compress.search.latency_table import CHOICES, LatencyTable
 from logo_edge_compress.search.plot import plot_search
 from logo_edge_compress.search.supernet import Supernet
 from logo_edge_train.data.dataset import LogoDataset, check_classes
+from logo_edge_train.data.images import telling_reads
 from logo_edge_train.data.lookalikes import leave_out
-from logo_edge_train.data.manifest import LogoRow, Manifest, read_one_label
+from logo_edge_train.data.manifest import SPLITS, LogoRow, Manifest, read_one_label
 from logo_edge_train.data.pool import stratified_sample
 from logo_edge_train.evaluate import confidence_metrics, predict_logits, short_metrics
 from logo_edge_train.keys import (
@@ -200,21 +201,24 @@ def _run_epochs(
     config, train, seed = recipe.search, recipe.train, recipe.train.seed
     name = f"search {config.size_px} px"
     report({"kind": "start", "name": name, "stem": "search"})
-    left_out, _ = leave_out(manifest, manifest.split("train"))
-    rows = stratified_sample([row for row in manifest.split("train") if row not in left_out], train.fit.max_images)
+    learned = manifest.split("train")
+    with telling_reads(report, "look-alikes of held-out images", len(learned) + len(manifest.split(*SPLITS[1:]))):
+        left_out, _ = leave_out(manifest, learned)
+    rows = stratified_sample([row for row in learned if row not in left_out], train.fit.max_images)
     options = {"use_votes": train.fit.use_votes, "class_weight_power": train.fit.class_weight_power, "seed": seed}
     halves = halve(rows, seed)
     if not all(halves):
         raise DatasetError(
             f"{len(rows)} logos to search with; expected enough for two halves without a common group: one is empty"
         )
-    fitting, held_out = (
-        LogoDataset(
-            manifest, half, manifest.classes, contract=InputContract(config.size_px), augment=augment, **options
+    options |= {"contract": InputContract(config.size_px)}
+    val_rows = manifest.split("val")
+    with telling_reads(report, name, len(rows) + len(val_rows)):
+        fitting, held_out = (
+            LogoDataset(manifest, half, manifest.classes, augment=augment, **options)
+            for half, augment in zip(halves, (settle_kind(train.augment, manifest), None), strict=True)
         )
-        for half, augment in zip(halves, (settle_kind(train.augment, manifest), None), strict=True)
-    )
-    val = LogoDataset(manifest, manifest.split("val"), manifest.classes, contract=InputContract(config.size_px))
+        val = LogoDataset(manifest, val_rows, manifest.classes, contract=options["contract"])
     torch.manual_seed(seed)
     keep_memory()
     supernet = Supernet(config, len(manifest.classes)).to(device, memory_format=torch.channels_last)

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from logo_edge.errors import DatasetError
 from logo_edge.preprocess import InputContract, preprocess
 from logo_edge_train.data.augment import INTENSITIES, Intensity, Mixing, make_augmentation, mix_pair, weaken
-from logo_edge_train.data.images import KEPT_SCALE, longer_side, map_images, shrink
+from logo_edge_train.data.images import KEPT_SCALE, StoredImages, each_image, longer_side, shrink
 from logo_edge_train.data.manifest import NOT_A_LOGO, LogoRow, Manifest, targets_of
 from logo_edge_train.recipe import AugmentConfig
 
@@ -79,7 +79,9 @@ class LogoDataset(Dataset):
         def keep(image: Image.Image) -> Image.Image:
             return shrink(image, longer_side(image.size, kept_px, contract))
 
-        self.images = map_images(manifest, rows, keep if augment else partial(preprocess, contract=contract))
+        self.images = StoredImages(
+            each_image(manifest, rows, keep if augment else partial(preprocess, contract=contract))
+        )
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -6,8 +6,10 @@ The search compares every image with every held-out one. Its result is kept in t
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ import numpy as np
 from logo_edge.cache import cache_folder
 from logo_edge.files import json_text, write_file
 from logo_edge.preprocess import InputContract, preprocess
-from logo_edge_train.data.images import map_images
+from logo_edge_train.data.images import each_image
 from logo_edge_train.data.manifest import FILES, NOT_A_LOGO, LogoRow, Manifest
 from logo_edge_train.keys import artifact_key, file_hash, versions
 
@@ -57,9 +59,12 @@ def nearest_correlations(manifest: Manifest, rows: list[LogoRow], held_out: list
     known = _read_correlations(path)
     missing = {digest: row for digest, row in zip(learned, rows, strict=True) if digest not in known}
     if missing:
-        others, block = thumbnails(manifest, held_out).T, list(missing.values())
-        own = thumbnails(manifest, block)
-        highest = np.concatenate([(own[at : at + BLOCK] @ others).max(1) for at in range(0, len(own), BLOCK)])
+        images = each_image(
+            manifest, [*held_out, *missing.values()], partial(preprocess, contract=InputContract(THUMBNAIL_PX))
+        )
+        others = thumbnails(islice(images, len(held_out))).T
+        blocks = (min(BLOCK, len(missing) - at) for at in range(0, len(missing), BLOCK))
+        highest = np.concatenate([(thumbnails(islice(images, count)) @ others).max(1) for count in blocks])
         known |= zip(missing, highest.tolist(), strict=True)
         with suppress(OSError):  # a cache that cannot be written costs the search again
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,15 +89,13 @@ def leave_out(manifest: Manifest, rows: list[LogoRow]) -> tuple[set[LogoRow], se
     return lookalikes - stay, stay
 
 
-def thumbnails(manifest: Manifest, rows: list[LogoRow]) -> np.ndarray:
+def thumbnails(images: Iterable[np.ndarray]) -> np.ndarray:
     """(N, 32 * 32 * 3) float32 of mean 0 and length 1: their dot products are correlations."""
-    pixels = map_images(manifest, rows, partial(preprocess, contract=InputContract(32)))
-    flat = np.stack(pixels).reshape(len(rows), -1).astype(np.float32)
+    pixels = np.stack([*images])
+    flat = pixels.reshape(len(pixels), -1).astype(np.float32)
     flat -= flat.mean(axis=1, keepdims=True)
-    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
-
-
-BLOCK = 1024  # rows of the distance matrix at a time
+    flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
+    return flat
 
 
 def nearest_limit(nearest: np.ndarray, most: float) -> float:

@@ -6,14 +6,14 @@ of a class is halved until its own images no longer form one group.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 from PIL import Image
 from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 
 from logo_edge.likeness.parts import ink_box
 from logo_edge_train.data.lookalikes import FEW_COPIES, LEAST_DISTANCE, MAX_GROUP_SHARE
@@ -24,7 +24,9 @@ HASH_BITS = 64
 MAX_HASH_DISTANCE = 8  # of 64 bits; 94 % of such pairs of the labelled logos are one brand, a third of those at 10 bits
 MAX_ASPECT_CHANGE = 0.1  # relative
 MAX_DISTANCE = 0.35  # root mean square, in standard deviations of an image: a correlation of 0.94
-BLOCK = 1024  # rows of the distance matrix at a time
+LIMITS = [2 * MAX_DISTANCE * 0.5**step for step in range(11, -1, -1)]  # from below LEAST_DISTANCE: pairs are counted
+BLOCK, CELLS = 1024, 2**21  # rows and cells of the distance matrix at a time
+MOST_PAIRS = 2**20  # in memory before they are thinned
 
 
 @dataclass(frozen=True)
@@ -70,31 +72,79 @@ def perceptual_hash(square: np.ndarray) -> int:
 
 
 def group_copies(
-    looks: Sequence[Look], classes: Sequence[str], digests: Sequence[str], *, exact: bool = False
+    looks: Sequence[Look],
+    classes: Sequence[str],
+    digests: Sequence[str],
+    *,
+    exact: bool = False,
+    tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> Groups:
     """The groups of images that a chain of copies connects; with `exact`, only equal files are copies.
 
     `digests` are the files' hashes: equal files are always copies. Other images are copies if the differences of their
     shapes, hashes and looks are below the limits; the limit for looks is the smaller of their two classes' limits.
+    `tick` is told how many pairs of how many are compared.
     """
     first_of = {}
     equal = [(first_of.setdefault(digest, index), index) for index, digest in enumerate(digests)]
     if exact or not looks:
         return Groups(_connect(len(digests), equal).tolist(), dict.fromkeys(sorted(set(classes)), 0.0))
-    pairs, distances = _near_pairs(looks)
     names, codes = np.unique(np.array(classes, object).astype(str), return_inverse=True)
+    near = _NearPairs(codes, len(names))
+    every = len(looks) * (len(looks) + 1) // 2
+    for done, pairs, distances in _compare(looks):
+        near.add(pairs, distances)
+        tick(every - (len(looks) - done) * (len(looks) - done + 1) // 2, every)
     limit = np.full(len(names), MAX_DISTANCE)  # of each class
     while True:
-        firsts = _connect(len(looks), [*equal, *pairs[distances <= limit[codes[pairs]].min(1)].tolist()])
+        firsts = _connect(len(looks), [*equal, *near.pairs[near.distances <= limit[codes[near.pairs]].min(1)].tolist()])
         crowded = [
             code
             for code in np.flatnonzero(limit > LEAST_DISTANCE)
             if _falls_together(firsts[codes == code])
-            and not _in_a_gap(distances[(codes[pairs] == code).any(1)], limit[code], firsts[codes == code])
+            and not _in_a_gap(near.count(code, limit[code]), near.count(code, 2 * limit[code]), firsts[codes == code])
         ]
         if not crowded:
             return Groups(firsts.tolist(), dict(zip(names.tolist(), limit.tolist(), strict=True)))
         limit[crowded] /= 2
+
+
+class _NearPairs:
+    """Pairs of indices (P, 2) with the (P,) distances of their looks: all, or enough of them to connect the same.
+
+    Pictures of one scene are nearly all near each other. So of every two classes, only the pairs of a minimum spanning
+    forest are kept: at any limit it connects the same images. The other pairs are counted.
+    """
+
+    def __init__(self, codes: np.ndarray, classes: int):
+        self.codes = codes
+        self.pairs, self.distances = np.empty((0, 2), int), np.empty(0)
+        self.counts = np.zeros((classes, len(LIMITS)), np.int64)  # of pairs with an image of the class
+
+    def add(self, pairs: np.ndarray, distances: np.ndarray) -> None:
+        one, other = self.codes[pairs].T
+        levels = np.searchsorted(LIMITS[:-1], distances)  # of the least limit that is not below
+        for codes, own in ((one, levels), (other[one != other], levels[one != other])):
+            counts = np.bincount(codes * len(LIMITS) + own, minlength=self.counts.size)
+            self.counts += counts.reshape(self.counts.shape)
+        self.pairs = np.concatenate([self.pairs, pairs])
+        self.distances = np.concatenate([self.distances, distances])
+        if len(self.pairs) > MOST_PAIRS:
+            self._keep_forest()
+
+    def count(self, code: int, limit: float) -> int:
+        """The pairs with an image of the class whose distance is up to one of LIMITS."""
+        return int(self.counts[code, : LIMITS.index(limit) + 1].sum())
+
+    def _keep_forest(self) -> None:
+        count, codes = len(self.codes), np.sort(self.codes[self.pairs], 1)
+        both = codes[:, 0] * len(self.counts) + codes[:, 1]
+        nodes, ends = np.unique(both[:, None] * count + self.pairs, return_inverse=True)  # an image, once for each two
+        weights = np.maximum(self.distances, np.finfo(float).tiny)  # 0 would be no edge
+        graph = coo_array((weights, ends.reshape(-1, 2).T), (len(nodes), len(nodes)))
+        forest = minimum_spanning_tree(graph).tocoo()
+        self.pairs = np.stack([nodes[forest.row], nodes[forest.col]], 1) % count
+        self.distances = forest.data
 
 
 def _falls_together(firsts: np.ndarray) -> bool:
@@ -102,31 +152,35 @@ def _falls_together(firsts: np.ndarray) -> bool:
     return np.unique(firsts, return_counts=True)[1].max() > max(FEW_COPIES, MAX_GROUP_SHARE * len(firsts))
 
 
-def _in_a_gap(distances: np.ndarray, limit: float, firsts: np.ndarray) -> bool:
-    """Whether a limit separates copies: few pairs lie just above it, and at most half of the images are copies."""
-    below, close = int((distances <= limit).sum()), int((distances <= 2 * limit).sum())
+def _in_a_gap(below: int, close: int, firsts: np.ndarray) -> bool:
+    """Whether a limit separates copies: few pairs lie just above it, and at most half of the images are copies.
+
+    `below` pairs are up to the limit, `close` up to twice the limit.
+    """
     counts = np.unique(firsts, return_counts=True)[1]
     return 2 * int(counts[counts > 1].sum()) <= len(firsts) and 2 * (close - below) <= below
 
 
-def _near_pairs(looks: Sequence[Look]) -> tuple[np.ndarray, np.ndarray]:
-    """(P, 2) indices of pairs up to twice as distant as copies may be, and the (P,) distances of their looks."""
+def _compare(looks: Sequence[Look]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Yields how many looks are compared with all, (P, 2) indices of further pairs up to twice as distant as copies may
+    be, and the (P,) distances of their looks.
+    """
     squares = np.stack([look.square.ravel() for look in looks])  # (N, 1024)
     raw = b"".join(look.hash.to_bytes(HASH_BITS // 8, "big") for look in looks)
     signs = np.unpackbits(np.frombuffer(raw, np.uint8)).reshape(-1, HASH_BITS).astype(np.float32) * 2 - 1  # (N, 64)
     logs = np.log(np.array([look.aspect_ratio for look in looks]))
     lengths = (squares**2).sum(1, dtype=np.float64)
-    pairs, distances = [np.empty((0, 2), int)], [np.empty(0)]
-    for start in range(0, len(looks), BLOCK):
-        block = slice(start, start + BLOCK)
-        near = (HASH_BITS - signs[block] @ signs.T) / 2 <= MAX_HASH_DISTANCE  # (B, N)
-        near &= np.abs(logs[block, None] - logs) <= np.log1p(MAX_ASPECT_CHANGE)
-        distance = (lengths[block, None] + lengths - 2.0 * (squares[block] @ squares.T)) / squares.shape[1]  # squared
+    rows = min(BLOCK, max(1, CELLS // len(looks)))
+    for start in range(0, len(looks), rows):
+        block, others = slice(start, start + rows), slice(start, None)
+        near = (HASH_BITS - signs[block] @ signs[others].T) / 2 <= MAX_HASH_DISTANCE  # (B, N - start)
+        near &= np.abs(logs[block, None] - logs[others]) <= np.log1p(MAX_ASPECT_CHANGE)
+        distance = lengths[block, None] + lengths[others] - 2.0 * (squares[block] @ squares[others].T)
+        distance /= squares.shape[1]  # squared
         near &= distance <= (2 * MAX_DISTANCE) ** 2
-        one, other = np.nonzero(np.triu(near, k=start + 1))
-        pairs.append(np.stack([one + start, other], 1))
-        distances.append(np.sqrt(np.maximum(distance[one, other], 0)))
-    return np.concatenate(pairs), np.concatenate(distances)
+        one, other = np.nonzero(np.triu(near, k=1))
+        pairs = np.stack([one, other], 1) + start
+        yield min(start + rows, len(looks)), pairs, np.sqrt(np.maximum(distance[one, other], 0))
 
 
 def _connect(count: int, pairs: Sequence[Sequence[int]]) -> np.ndarray:

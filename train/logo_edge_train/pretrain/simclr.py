@@ -21,7 +21,7 @@ from logo_edge.errors import DatasetError, RunError
 from logo_edge.preprocess import InputContract
 from logo_edge_train import distributed
 from logo_edge_train.checkpoints import load_weights, save_member
-from logo_edge_train.data.images import pixels_of
+from logo_edge_train.data.images import stored_pixels, telling_reads
 from logo_edge_train.data.manifest import LogoRow, Manifest, read_manifest
 from logo_edge_train.fit import Objective, count_loaders, fit
 from logo_edge_train.keys import file_hash
@@ -64,8 +64,11 @@ def pretrain(
     report({"kind": "start", "name": name, "stem": f"pretrain-{path.stem}", "note": note})
     difficulty = Difficulty(config, read_history(state))
     views = AspectViews(InputContract(architecture.size_px), difficulty.strengths)
-    neighbours = find_neighbours(pixels_of(rows, manifest, InputContract(NEIGHBOUR_PX)), config.neighbours)
-    dataset = InkDataset(manifest, rows, size_px=architecture.size_px, seed=config.seed, neighbours=neighbours)
+    read = 2 * len(rows) + sum(bool(row.label) for row in rows) + len(manifest.split("val"))
+    with telling_reads(report, name, read):
+        neighbours = find_neighbours(stored_pixels(rows, manifest, InputContract(NEIGHBOUR_PX)), config.neighbours)
+        dataset = InkDataset(manifest, rows, size_px=architecture.size_px, seed=config.seed, neighbours=neighbours)
+        evaluate = _neighbours_on_val(manifest, rows, architecture.size_px, difficulty, device)
     torch.manual_seed(config.seed)
     encoder = LogoNetwork(
         architecture.model,
@@ -82,7 +85,7 @@ def pretrain(
         state=state,
         seed=config.seed,
         device=device,
-        evaluate=_neighbours_on_val(manifest, rows, architecture.size_px, difficulty, device),
+        evaluate=evaluate,
         report=lambda item: report({"name": name, **item}),
         collate=views.collate,
         loaders=count_loaders(device),
@@ -250,7 +253,7 @@ def _neighbours_on_val(
 ) -> Callable[[AspectNetwork], dict]:
     """A function network -> the accuracy on val of the nearest labelled rows' vote, and the heads' figures."""
     labelled, val_rows = [row for row in rows if row.label], manifest.split("val")
-    pixels = [pixels_of(part, manifest, InputContract(size_px)) for part in (labelled, val_rows)]
+    pixels = [stored_pixels(part, manifest, InputContract(size_px)) for part in (labelled, val_rows)]
     names = sorted({row.label for row in (*labelled, *val_rows)})  # multi-label: combinations of labels
     targets = [np.array([names.index(row.label) for row in part]) for part in (labelled, val_rows)]
 

@@ -32,7 +32,7 @@ from torch.utils.data import Dataset
 
 from logo_edge.preprocess import InputContract, letterboxed_size
 from logo_edge_train.data.augment import lay_on_background, recolour
-from logo_edge_train.data.images import map_images, shrink
+from logo_edge_train.data.images import StoredImages, each_image, shrink
 from logo_edge_train.data.manifest import LogoRow, Manifest
 from logo_edge_train.models.extractors import measure_colour, measure_shape, measure_text, soft_ink
 from logo_edge_train.recipe import ASPECTS
@@ -62,7 +62,7 @@ class InkDataset(Dataset):
 
     def __init__(self, manifest: Manifest, rows: list[LogoRow], *, size_px: int, seed: int, neighbours: np.ndarray):
         self.seed, self.neighbours = seed, neighbours
-        self.inks = map_images(manifest, rows, partial(_ink_of, size_px=size_px))
+        self.inks = StoredImages(each_image(manifest, rows, partial(_ink_of, size_px=size_px)))
 
     def __len__(self) -> int:
         return len(self.inks)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,8 @@ def survey_images(manifest: Manifest, features: Features) -> Survey:
     kept = [(row, image) for row, image in zip(rows, seen, strict=True) if isinstance(image, Seen)]
     rows, images = [row for row, _ in kept], [image for _, image in kept]
     labels = np.array([row.label for row in rows])
-    groups = np.array(group_copies([image.look for image in images], labels, [image.digest for image in images]).firsts)
+    looks, digests = [image.look for image in images], [image.digest for image in images]
+    groups = np.array(group_copies(looks, labels, digests, tick=partial(features.tick, "pairs")).firsts)
     factors, firsts = np.full(len(rows), np.nan), np.flatnonzero(groups == np.arange(len(rows)))
     large = [label for label in np.unique(labels[firsts]) if (labels[firsts] == label).sum() >= FEW]
     if large:
