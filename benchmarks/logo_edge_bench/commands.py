@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -155,9 +156,8 @@ def init_command(
 
     for name in write_project(folder, recipe):
         typer.echo(printable(f"wrote {folder / name}"))
-    typer.echo(
-        printable(f"Next: put images into {folder / 'data'}/CLASS/, then make -C {folder} describe bundle check")
-    )
+    make = f"make -C {shlex.quote(str(folder))} describe bundle check"
+    typer.echo(printable(f"Next: put images into {folder / 'data'}/CLASS/, then {make}"))
 
 
 def _load_page() -> Callable[[list[dict], Path], Path]:

@@ -11,7 +11,7 @@ from logo_edge import __version__
 from logo_edge.errors import LogoEdgeError
 from logo_edge.files import write_file
 from logo_edge.names import shown
-from logo_edge_train.recipe_io import find_recipe
+from logo_edge_train.recipe_io import find_recipe, load_recipe
 
 TEMPLATES = {
     "README.md": "README.md",
@@ -26,9 +26,11 @@ def write_project(folder: Path, recipe: str) -> list[str]:
     """Writes the project's files into `folder`, new or not, and returns their names.
 
     recipe.toml is a copy of `recipe`, under its own name. Raises LogoEdgeError, before anything is written, if one of
-    the files exists; RecipeError for an unknown recipe.
+    the files exists; RecipeError for an unknown or invalid recipe.
     """
-    named = re.sub(r"(?m)^name = .*\n", "", find_recipe(recipe).read_text(encoding="utf-8"), count=1)
+    load_recipe(recipe)
+    head, table, rest = re.split(r"(?m)(^[ \t]*\[|\Z)", find_recipe(recipe).read_text(encoding="utf-8"), maxsplit=1)
+    named = re.sub(r"(?m)^[ \t]*(['\"]?)name\1[ \t]*=.*\n?", "", head) + table + rest
     content = {
         name: files("logo_edge_bench").joinpath("project", file).read_bytes() for name, file in TEMPLATES.items()
     }

@@ -15,6 +15,7 @@ from logo_edge.names import printable, shown
 from logo_edge_report import charts
 from logo_edge_report.page import Exhibit, Panel, Section, Table, render_page
 from logo_edge_report.sheets import make_sheet, thumbnail
+from logo_edge_train.csv_table import CsvTable
 from logo_edge_train.data.images import map_images
 from logo_edge_train.data.manifest import LogoRow, Manifest
 from logo_edge_train.keys import file_hash, versions
@@ -294,7 +295,7 @@ def read_suspects(path: Path, manifest: Manifest) -> list[tuple[LogoRow, str]]:
     rows = {(row.package, row.version, row.icon): row for row in manifest.rows}
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
+            reader = CsvTable(file)
             if missing := [name for name in SUSPECT_COLUMNS if name not in (reader.fieldnames or ())]:
                 raise DatasetError(f"{shown(str(path))}: no column {', '.join(missing)}; {expected}")
             records = list(reader)

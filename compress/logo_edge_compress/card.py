@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 
 from logo_edge.bundle.calibration import Calibration, Mode
@@ -28,7 +30,7 @@ def model_card(bundle: Bundle) -> str:
         else ""
     )
     for split, figures in bundle.metrics.items():
-        recalls = ", ".join(f"{label} {_percent(recall)}" for label, recall in figures["recall"].items())
+        recalls = ", ".join(f"{_text(label)} {_percent(recall)}" for label, recall in figures["recall"].items())
         lines += [
             f"### On the {split} split ({figures['count']} images, {figures['count_sure']} of them sure)",
             "",
@@ -48,7 +50,7 @@ def model_card(bundle: Bundle) -> str:
         ]
     return "\n".join(
         [
-            f"# {bundle.name}",
+            f"# {_text(bundle.name)}",
             "",
             f"{'Finds in' if calibration.multi_label else 'Classifies'} images {_as_labels(bundle)}. "
             f"{provenance.get('student', '?')}, {bundle.model.precision}, {bundle.input.size_px} px, temperature "
@@ -56,7 +58,7 @@ def model_card(bundle: Bundle) -> str:
             "",
             "## Intended use",
             "",
-            intended_use(bundle),
+            provenance.get("intended_use") or _text(intended_use(bundle)),
             "",
             *(["Of an image that is not square, only the central square is read.", ""] * (bundle.input.fit == CROP)),
             "Not for images of other kinds or of other classes.",
@@ -78,7 +80,7 @@ def model_card(bundle: Bundle) -> str:
             *lines,
             "## Limits",
             "",
-            *(f"- {weakness}" for weakness in weaknesses),
+            *(f"- {_text(weakness)}" for weakness in weaknesses),
             *([""] if weaknesses else []),
             f"{rejects}Confidence is calibrated on images like those of its manifest: on other pictures that it does "
             "not reject, and on damaged images, it may be confidently wrong. The images that it was trained on are not "
@@ -86,7 +88,7 @@ def model_card(bundle: Bundle) -> str:
             "",
             "## Known failures",
             "",
-            *(f"- {failure}" for failure in find_failures(bundle) or ["none was seen on the images above"]),
+            *(f"- {_text(failure)}" for failure in find_failures(bundle) or ["none was seen on the images above"]),
             "",
         ]
     )
@@ -102,7 +104,7 @@ def intended_use(bundle: Bundle) -> str:
 
 
 def _as_labels(bundle: Bundle) -> str:
-    names = ", ".join(bundle.labels)
+    names = ", ".join(map(_text, bundle.labels))
     return f"any of {names}, or none of them" if bundle.calibration.multi_label else f"as {names}"
 
 
@@ -113,7 +115,7 @@ def _describe_thresholds(calibration: Calibration) -> str:
         return f"gives no label below {balanced:.1%} confidence, in mode strict below {strict:.1%}"
     strict = calibration.label_thresholds[Mode.STRICT]
     lowest = ", ".join(
-        f"{printable(label)} {value:.1%} (strict {strict[label]:.1%})"
+        f"{_text(label)} {value:.1%} (strict {strict[label]:.1%})"
         for label, value in calibration.label_thresholds[Mode.BALANCED].items()
     )
     return f"an image may have several labels or none, and each is given from a probability of its own on: {lowest}"
@@ -123,8 +125,8 @@ def _label_lines(figures: dict) -> list[str]:
     """The figures that only multi-label predictions have."""
     if not figures.get("multi_label"):
         return []
-    precisions = ", ".join(f"{label} {_percent(part)}" for label, part in figures["precision"].items())
-    average = ", ".join(f"{label} {part:.3f}" for label, part in figures["average_precision"].items())
+    precisions = ", ".join(f"{_text(label)} {_percent(part)}" for label, part in figures["precision"].items())
+    average = ", ".join(f"{_text(label)} {part:.3f}" for label, part in figures["average_precision"].items())
     return [
         "- accuracy is the share of images with exactly their labels, each given if it is more probable than not",
         f"- precision: {precisions}",
@@ -172,20 +174,20 @@ def _data_lines(data: dict | None) -> list[str]:
     if not data:
         return []
     splits = data["splits"]
-    rows = [[_cell(name), *(f"{counts[name]:,}" for counts in splits.values())] for name in next(iter(splits.values()))]
+    rows = [[_text(name), *(f"{counts[name]:,}" for counts in splits.values())] for name in next(iter(splits.values()))]
     table = [["images", *splits], ["---", *["---:"] * len(splits)], *rows]
     return [
         *(f"| {' | '.join(cells)} |" for cells in table),
         "",
         f"- {data['images']:,} images in {data['groups']:,} groups of copies, {data['unsure']:,} labels marked as not "
         f"sure; {data['left_out']:,} were not trained on, because they look like an image of another split",
-        f"- from {', '.join(f'{_cell(name)} ({count:,})' for name, count in data['sources'].items())}",
+        f"- from {', '.join(f'{_text(name)} ({count:,})' for name, count in data['sources'].items())}",
     ]
 
 
-def _cell(name: str) -> str:
-    """A name that neither ends a cell of a Markdown table nor controls a terminal."""
-    return printable(name).replace("|", "\\|")
+def _text(name: str) -> str:
+    """A name as Markdown that is only text: no markup, no HTML, no end of a line or of a table's cell."""
+    return re.sub(r"[\\`*\[\]<>|]|(?<!\w)_|_(?!\w)", r"\\\g<0>", printable(name))
 
 
 def _percent(figure: dict) -> str:

@@ -86,6 +86,20 @@ def test_files_of_a_repository_stay_and_another_recipe_is_copied(tmp_path):
     assert load_recipe(str(tmp_path / "recipe.toml")).train == load_recipe("smoke").train
 
 
+@pytest.mark.parametrize("line", ['name="mine"\r\n', "  'name' = 'mine'\n", "", '# name = "x"\nname = "mine"\n'])
+def test_a_recipe_of_ones_own_is_copied_under_its_new_name_whatever_its_form(tmp_path, line):
+    mine = tmp_path / "mine.toml"
+    mine.write_text(f'{line}description = "name = 1"\n[train]\nteachers = ["mobilenetv3_small_050@64"]')
+    result = CliRunner().invoke(init, [str(tmp_path / "it's ours"), "--recipe", str(mine)])
+    assert result.exit_code == 0, result.exception
+    assert "make -C '" in result.output, "a shell takes it as one word"
+    copied = load_recipe(str(tmp_path / "it's ours" / "recipe.toml"))
+    assert (copied.name, copied.train) == ("own", load_recipe(str(mine)).train)
+    mine.write_text("[train]\nteachers = 3\n")
+    assert CliRunner().invoke(init, [str(tmp_path / "new"), "--recipe", str(mine)]).exit_code != 0
+    assert not (tmp_path / "new").exists()
+
+
 def test_the_ci_job_checks_the_bundle_and_fails_if_a_gate_does(project, fake_bundle, shell):
     fake_bundle().rename(project / "bundle")
     write_squares(project, COLOURS, {"val": 8, "test": 8})

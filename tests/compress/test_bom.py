@@ -52,14 +52,15 @@ def test_the_card_tells_counts_use_and_failures(bundle):
     card = model_card(bundle)
     assert "| images | train | test |" in card
     assert "| red | 2 | 6 |" in card
-    assert r"| blue \| <b> | 0 | 4 |" in card
+    assert r"| blue \| \<b\> | 0 | 4 |" in card
     assert "17 images in 16 groups of copies, 1 labels marked as not sure; 3 were not trained on" in card
     assert "- from @icons/set 1.2.3 (15), files (2)" in card
     assert f"sha256 `{'ab' * 32}`" in card
     assert "To give images like those that it was trained on one of 3 labels, or none" in card
     assert "- on test the weakest class is red, of which it recognises 50.0%" in card
     assert "- takes 2 of 6 images of red for green on test" in card
-    assert "- takes 1 of 6 images of red for blue | <b> on test" in card
+    assert r"- takes 1 of 6 images of red for blue \| \<b\> on test" in card
+    assert "<b>" not in card, "no label is HTML or markup of a page that shows the card"
     assert card.count("- takes ") == 2
     ours = replace(bundle, provenance={**bundle.provenance, "intended_use": "Sort our catalogue."})
     assert "## Intended use\n\nSort our catalogue.\n" in model_card(ours)

@@ -121,6 +121,25 @@ def test_a_manifest_without_its_columns_is_refused_by_name(tmp_path, text, messa
         read_manifest(write(tmp_path, text))
 
 
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ('logos,acme,"text\nlogos,b,simple\n', "unexpected end of data"),
+        ("logos,acme,text, bold\n", "line 2: 1 more cells than columns"),
+        ("logos,acme,caf\u00e9\nlogos,b,Cafe\u0301\n", "differ only in case, blanks at an end or Unicode form"),
+        ("logos,acme,text\nlogos,b,text \n", "'text' and 'text ' differ"),
+    ],
+)
+def test_a_manifest_that_would_be_misread_is_refused(tmp_path, rows, message):
+    """As after a correction by hand."""
+    with pytest.raises(DatasetError, match=message):
+        read_manifest(write(tmp_path, f"package,icon,label\n{rows}"))
+
+
+def test_trailing_empty_cells_are_no_labels(tmp_path):
+    assert len(read_manifest(write(tmp_path, "package,icon,label\nlogos,acme,text,,\n")).rows) == 1
+
+
 def test_a_file_that_is_no_csv_is_refused_by_name(tmp_path):
     with pytest.raises(DatasetError, match=r"labels.csv: not a UTF-8 CSV file .*expected the columns package"):
         read_manifest(write(tmp_path, "package,icon\nfiles,été.png\n", "latin-1"))

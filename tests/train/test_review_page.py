@@ -56,8 +56,10 @@ def client(session) -> TestClient:
     return TestClient(create_app(session, TOKEN), base_url="http://127.0.0.1:8000/")
 
 
-def decide(client, *decisions: tuple[int, str | None, bool | None]):
+def decide(client, *decisions: tuple[int, str | None, bool | None], before: tuple[str, bool] | None = None):
     body = [dict(zip(("position", "label", "sure"), decision, strict=True)) for decision in decisions]
+    if before:
+        body = [{**decision, "before": dict(zip(("label", "sure"), before, strict=True))} for decision in body]
     return client.post(f"/{TOKEN}/decisions", json=body)
 
 
@@ -121,7 +123,7 @@ def test_a_manifest_without_labels_is_refused(corrections, tmp_path):
 
 def test_decisions_are_in_the_file_when_they_are_answered_and_can_be_applied(client, session, manifest, corrections):
     positions = {row.icon: position for position, row in enumerate(session.rows)}
-    assert decide(client, (0, "blue", True)).status_code == 204
+    assert decide(client, (0, "blue", True)).json() == []
     assert decide(client, (positions["new.png"], "red", False), (positions["blue-val-0.png"], "blue", None)).is_success
     assert lines_of(corrections) == [
         HEAD,
@@ -138,9 +140,9 @@ def test_a_new_decision_is_appended_and_a_changed_or_removed_one_replaces_the_fi
     first = corrections.stat().st_ino
     decide(client, (1, "blue", True))
     assert corrections.stat().st_ino == first
-    decide(client, (0, "red", False))
+    decide(client, (0, "red", False), before=("blue", True))
     assert lines_of(corrections)[1:] == ["files,,red-train-0.png,red,red,0", "files,,red-train-1.png,red,blue,1"]
-    decide(client, (0, None, None))
+    decide(client, (0, None, None), before=("red", False))
     assert lines_of(corrections)[1:] == ["files,,red-train-1.png,red,blue,1"]
     assert os.listdir(corrections.parent) == ["corrections.csv"], "no lock and no part is left"
 
@@ -165,6 +167,21 @@ def test_two_sessions_on_one_file_keep_the_decisions_of_both(manifest, correctio
     assert [position for position, _ in other.decisions()] == [0, 1, 2]
 
 
+def test_of_two_pages_that_decide_one_image_the_first_is_kept_and_the_other_is_told(client, manifest, corrections):
+    other = TestClient(create_app(Session(manifest, corrections), TOKEN), base_url="http://127.0.0.1:8000/")
+    assert decide(client, (0, "blue", True)).json() == []
+    assert decide(other, (0, "red", False), (1, "blue", None)).json() == [[0, {"label": "blue", "sure": True}]]
+    kept = ["files,,red-train-0.png,red,blue,1", "files,,red-train-1.png,red,blue,"]
+    assert lines_of(corrections)[1:] == kept
+    assert decide(other, (0, "blue", True)).json() == [], "the same decision is no conflict"
+    assert decide(other, (0, "red", False), before=("blue", True)).json() == []
+    assert decide(client, (0, None, None), before=("blue", True)).json() == [[0, {"label": "red", "sure": False}]]
+    assert decide(other, (0, None, None), before=("red", False)).json() == []
+    taken_back = [[0, {"label": None, "sure": None}]]
+    assert decide(client, (0, "red", True), before=("red", False)).json() == taken_back
+    assert lines_of(corrections)[1:] == kept[1:]
+
+
 def test_a_decision_on_an_image_that_the_list_lacks_stays_in_the_file(client, manifest, corrections, tmp_path):
     decide(client, (0, "blue", True))
     listed = write_list(tmp_path / "list.csv", {"icon": "red-val-0.png"})
@@ -180,6 +197,8 @@ def test_a_decision_on_an_image_that_the_list_lacks_stays_in_the_file(client, ma
         (b"files,,red-train-1.png,red,bl", ["red-train-0.png"]),  # cut
         (b"files,,red-train-1.png,red,blue,1", ["red-train-0.png", "red-train-1.png"]),  # of an editor
         (b'files,,"red\ntra', ["red-train-0.png"]),
+        (b'files,,"red\n', ["red-train-0.png"]),
+        (b'files,,"red\n""tra', ["red-train-0.png"]),
         (b"", ["red-train-0.png"]),
     ],
 )
@@ -205,7 +224,7 @@ def test_a_full_disk_is_reported_and_leaves_no_part_of_a_line(client, correction
     assert "No space left on device; free some space" in answer.json()["detail"]
     assert corrections.read_bytes() == before
     monkeypatch.undo()
-    assert decide(client, (1, "blue", True)).status_code == 204
+    assert decide(client, (1, "blue", True)).json() == []
     assert len(lines_of(corrections)) == 3
 
 
@@ -453,6 +472,31 @@ def test_filters_by_label_state_and_confidence(open_page, manifest, corrections,
     page.locator("#to").fill("100")
     page.locator("#suggested").select_option("all")
     assert shown() == ["red-train-0", "blue-train-0", "blue-train-1"]
+
+
+@in_chromium
+def test_undo_goes_on_after_a_reload_and_a_decision_made_elsewhere_is_said(open_page, session, manifest, corrections):
+    page, _, _ = open_page(session)
+    page.keyboard.press("b")
+    page.keyboard.press("b")
+    assert len(wait_for_lines(page, corrections, 3)) == 2
+    page.reload()
+    page.locator("#undo").click()
+    assert len(wait_for_lines(page, corrections, 2)) == 1
+    page.locator("#undo").click()
+    wait_for_lines(page, corrections, 1)
+    assert page.locator("#undo").is_disabled()
+    other = Session(manifest, corrections)
+    other.file.save(dict([other.decide(0, "red", False)]))
+    page.keyboard.press("b")
+    page.get_by_role("alert").filter(
+        has_text="1. red-train-0.png was decided elsewhere meanwhile: red, not sure"
+    ).wait_for()
+    assert wait_for_lines(page, corrections, 2) == ["files,,red-train-0.png,red,red,0"]
+    page.locator("li").first.click()
+    page.keyboard.press("b")
+    page.wait_for_function("!saved.get(0) || saved.get(0).label === 'blue'")
+    assert wait_for_lines(page, corrections, 2) == ["files,,red-train-0.png,red,blue,1"]
 
 
 @in_chromium

@@ -219,6 +219,46 @@ def test_a_table_without_one_image_and_one_label_a_row_is_refused(columns, messa
         read_source(tmp_path / "t.parquet")
 
 
+def test_rows_without_a_list_among_lists_are_said_and_tables_of_two_kinds_are_refused(pictures, tmp_path, monkeypatch):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    monkeypatch.setenv("LOGO_EDGE_CACHE", str(tmp_path / "cache"))
+    names = ["images/3.0.png", "images/unknown.png", "images/cats & co/1.png"]
+    paths = [str(pictures / name) for name in names]
+    lists = pyarrow.table({"path": paths, "labels": [["a", "b"], None, []]})
+    (tmp_path / "tables").mkdir()
+    parquet.write_table(lists, tmp_path / "tables" / "1.parquet")
+    for _ in ("extracted now", "read from the cache"):
+        placed, skipped = read_source(tmp_path / "tables")
+        assert [(image.path.name, image.labels) for image in placed] == [("3.0.png", ("a", "b")), ("1.png", ())]
+        assert [(file.path.name, file.reason[:26]) for file in skipped] == [
+            ("unknown.png", "its row has no list of lab")
+        ]
+    parquet.write_table(pyarrow.table({"path": paths, "label": ["a", "b", "c"]}), tmp_path / "tables" / "2.parquet")
+    with pytest.raises(DatasetError, match=r"2\.parquet has one label for each image, .*1\.parquet a list of labels"):
+        read_source(tmp_path / "tables")
+
+
+@pytest.mark.parametrize("other", ["captions_train2017.json", "stuff_train2017.json", "panoptic_val2017.json"])
+def test_other_annotations_beside_the_labels_of_coco_are_not_read_and_said(other, tmp_path):
+    draw_mark(1, size_px=40).save(tmp_path / "1.png")
+    image, annotation = {"id": 1, "file_name": "1.png"}, {"image_id": 1, "category_id": 1}
+    labels = {"images": [image], "categories": [{"id": 1, "name": "cat"}], "annotations": [annotation]}
+    captions = {"images": [image], "annotations": [{"image_id": 1, "caption": "a cat"}]}
+    stuff = {**labels, "categories": [{"id": 1, "name": "sky"}]}
+    write_text(tmp_path / "annotations" / "instances_train2017.json", json.dumps(labels))
+    written = write_text(tmp_path / "annotations" / other, json.dumps(stuff if "stuff" in other else captions))
+    placed, skipped = read_source(tmp_path)
+    assert [(image.path.name, image.label) for image in placed] == [("1.png", "cat")]
+    assert [(file.path, file.reason) for file in skipped] == [
+        (written, "other annotations of images whose labels instances_*.json give")
+    ]
+    if "stuff" not in other:
+        with pytest.raises(DatasetError, match="not as COCO"):
+            read_source(written)
+
+
 def test_a_table_may_hold_paths_and_plain_labels(pictures, tmp_path, monkeypatch):
     pyarrow = pytest.importorskip("pyarrow")
     from pyarrow import parquet
@@ -285,6 +325,10 @@ def test_names_that_give_no_image_several_labels_or_several_splits_are_skipped_w
         ("a.xml", "<annotations><image name='x.png'>", "damaged, or not UTF-8"),
         ("a.xml", "<annotations><image/></annotations>", "not as COCO.*CVAT for images 1.1"),
         ("a.txt", "x.png cat\n", r"a file with the suffix '.txt'; expected a folder.*\.csv, \.json, \.xml, \.parquet"),
+        ("a.csv", 'path,label\nx.png,"cat\ny.png,dog\n', "unexpected end of data"),
+        ("a.csv", "path,label\nx.png,red, green\n", "line 2: 1 more cells than columns; a cell that holds ',' needs"),
+        ("a.csv", "path;label\nx.png;a;b\n", "line 2: 1 more cells than columns; a cell that holds ';' needs"),
+        ("a.csv", "path,label,Label \nx.png,cat,dog\n", "column 'label' is there 2 times"),
         ("a.csv", "path,label\nx.png,Cat\ny.png,cat\n", "differ only in case.*'Cat' and 'cat'"),
     ],
 )

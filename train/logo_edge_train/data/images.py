@@ -29,7 +29,7 @@ from logo_edge_train.parallel import count_cores
 READERS = 4  # images at full size in memory at a time: a few hundred MB at most
 KEPT_SCALE = 1.5  # longer side of the images held in memory, in input sizes
 
-HELD_BYTES = 64 * 2**20 if hasattr(os, "pread") else math.inf  # of a StoredImages; not on Windows
+HELD_BYTES = 64 * 2**20  # of a StoredImages in memory; the other images lie in a file
 TOLD_S = 0.5  # between two reports of images that are read
 
 Read = TypeVar("Read")
@@ -102,10 +102,11 @@ class StoredImages(Sequence):
         self.held: list[Image.Image | np.ndarray] = []
         self.places: list[tuple[int, int, str, tuple[int, ...]]] = []  # offset, bytes, mode ("" of arrays), size
         self.file, offset = None, 0
+        most = HELD_BYTES if hasattr(os, "pread") else math.inf  # on Windows
         for image in images:
             is_array = isinstance(image, np.ndarray)
             count = image.nbytes if is_array else image.width * image.height * 4
-            if self.file is None and offset + count <= HELD_BYTES:
+            if self.file is None and offset + count <= most:
                 self.held.append(image)
                 offset += count
                 continue

@@ -25,7 +25,8 @@ import numpy as np
 from logo_edge.cache import cache_folder
 from logo_edge.errors import DatasetError
 from logo_edge.files import write_file
-from logo_edge.names import csv_line, join_names, split_names
+from logo_edge.names import alike, csv_line, join_names, split_names
+from logo_edge_train.csv_table import CsvTable
 
 SPLITS = ("train", "val", "calib", "test")
 FILES = "files"
@@ -133,7 +134,7 @@ def read_manifest(path: str | os.PathLike, renders: Path | None = None) -> Manif
     path = Path(path)
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:  # -sig: spreadsheets write a byte order mark
-            reader = csv.DictReader(file)
+            reader = CsvTable(file)
             missing = {"package", "icon"} - set(reader.fieldnames or ())
             if missing:
                 raise DatasetError(
@@ -149,7 +150,14 @@ def read_manifest(path: str | os.PathLike, renders: Path | None = None) -> Manif
         ) from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{path}: not a UTF-8 CSV file ({error}); expected the columns {_columns()}") from error
-    return Manifest(rows, path.parent, renders)
+    manifest, looks = Manifest(rows, path.parent, renders), {}
+    for label in manifest.classes:
+        if (other := looks.setdefault(alike(label), label)) != label:
+            raise DatasetError(
+                f"{path}: the labels {other!a} and {label!a} differ only in case, blanks at an end or Unicode "
+                "form; write one of them in all rows"
+            )
+    return manifest
 
 
 def read_one_label(path: str | os.PathLike) -> Manifest:

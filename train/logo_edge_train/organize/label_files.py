@@ -19,6 +19,7 @@ from xml.etree import ElementTree
 from logo_edge.errors import DatasetError
 from logo_edge.names import alike, split_names
 from logo_edge.tables.find import RASTER_SUFFIXES
+from logo_edge_train.csv_table import CsvTable
 from logo_edge_train.organize.placed_images import SPLIT_NAMES
 
 UPLOADED = re.compile("[0-9a-f]{8}-(?=.)")  # Label Studio puts it before the name of an uploaded file
@@ -48,7 +49,7 @@ def read_csv(path: Path) -> Iterator[NamedLabel]:
     with path.open(newline="", encoding="utf-8-sig") as file:  # -sig: spreadsheets write a byte order mark
         header = file.readline()
         file.seek(0)
-        reader = csv.DictReader(file, delimiter=max(",;\t", key=header.count))
+        reader = CsvTable(file, delimiter=max(",;\t", key=header.count))
         columns = {alike(name): name for name in reader.fieldnames or ()}
         several = "labels" in columns
         if "path" not in columns or ("label" in columns) == several:
@@ -126,7 +127,7 @@ def read_labels(path: Path) -> Iterator[NamedLabel]:
     except OSError as error:
         raise DatasetError(f"{path}: {error.strerror}; expected a label file") from error
     except (UnicodeDecodeError, csv.Error, json.JSONDecodeError, ElementTree.ParseError) as error:
-        raise DatasetError(f"{path}: damaged, or not UTF-8 ({error}); export it again, as UTF-8") from error
+        raise DatasetError(f"{path}: damaged, or not UTF-8 ({error}); mend it, or export it again as UTF-8") from error
     except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise DatasetError(
             f"{path}: not as COCO, Label Studio (JSON) or CVAT for images 1.1 export labels of whole images "

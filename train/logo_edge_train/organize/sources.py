@@ -28,6 +28,7 @@ from logo_edge_train.organize.placed_images import (
 from logo_edge_train.organize.tables import SUFFIXES, extract_tables
 
 MULTI_LABEL = ", or `logo-edge data organize --multi-label`"
+OF_LABELS = ("instances_", "image_info_")  # COCO's files of labels; captions_, stuff_ and others lie beside them
 IN_FOLDERS = ("labels.csv", "annotations.xml", "annotations/*.json", "*/_annotations.coco.json")
 TABLES = ("data-*.arrow", "*/data-*.arrow", "*.parquet", "*/*.parquet")  # in folders without images
 
@@ -79,12 +80,17 @@ def _visible_files(folder: Path, pattern: str) -> list[Path]:
 
 
 def _read_files(source: Path, files: list[Path], several: bool) -> tuple[list[PlacedImage], list[SkippedFile]]:
+    skipped: dict[str, str] = {}
+    if source.is_dir() and any(file.name.startswith(OF_LABELS[0]) for file in files):
+        other = f"other annotations of images whose labels {OF_LABELS[0]}*.json give"
+        skipped = {str(file): other for file in files if not file.name.startswith(OF_LABELS)}
+        files = [file for file in files if str(file) not in skipped]
     splits = {file: _split_in_name(file, source) if len(files) > 1 else "" for file in files}
     if files[0].suffix.lower() in SUFFIXES:
-        files = [extract_tables(splits)]
+        labels, left_out = extract_tables(splits)
+        files, skipped = [labels], skipped | left_out
     root = source if source.is_dir() else source.parent.parent if source.parent.name == "annotations" else source.parent
     named, labels_of, splits_of = NamedImages(root), defaultdict(set), defaultdict(set)
-    skipped: dict[str, str] = {}
     seen = set()
     for file in files:
         for row in read_labels(file):

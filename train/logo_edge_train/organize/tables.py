@@ -9,7 +9,7 @@ from pathlib import Path
 
 from logo_edge.cache import cache_folder
 from logo_edge.errors import DatasetError
-from logo_edge.files import changing, folder_beside, write_file
+from logo_edge.files import changing, folder_beside, json_text, write_file
 from logo_edge.names import alike, csv_line, join_names
 from logo_edge.tables.find import RASTER_SUFFIXES
 from logo_edge.tables.writers import import_pyarrow
@@ -17,47 +17,61 @@ from logo_edge_train.keys import artifact_key
 from logo_edge_train.organize.placed_images import SPLIT_NAMES
 
 SUFFIXES = (".parquet", ".arrow")
-LABELS = "labels.csv"
+LABELS, LEFT_OUT = "labels.csv", "left_out.json"
+NO_LIST = "its row has no list of labels, so that nobody knows its labels; an empty list says that it has none"
 ROWS = 16  # images in memory at a time
 
 
-def extract_tables(splits: Mapping[Path, str]) -> Path:
-    """The label file path,label,split of these tables, whose images are written beside it into the cache, once.
+def extract_tables(splits: Mapping[Path, str]) -> tuple[Path, dict[str, str]]:
+    """The label file path,label,split of these tables, and what is left out with the reason.
 
-    Its column is `labels` if a table has lists of labels; rows without a list are then left out. `splits`: table -> the
-    split of its rows without one. The folder's name depends on the place and the content of the tables. Raises
-    DatasetError if a table cannot be read or has no columns of images and labels, MissingExtraError without pyarrow.
+    The images are written beside the file into the cache, once. Its column is `labels` if the tables have lists of
+    labels; rows without a list are then left out. `splits`: table -> the split of its rows without one. The folder's
+    name depends on the place and the content of the tables. Raises DatasetError if a table cannot be read, has no
+    columns of images and labels, or has single labels where another has lists; MissingExtraError without pyarrow.
     """
     pyarrow = import_pyarrow()
     inputs = {f"{split} {path}": path for path, split in splits.items()}
-    folder = cache_folder() / "tables" / artifact_key(inputs, {"version": 1}, {})[:16]
+    folder = cache_folder() / "tables" / artifact_key(inputs, {"version": 2}, {})[:16]
     folder.parent.mkdir(parents=True, exist_ok=True)
     with changing(folder):
         if not (folder / LABELS).exists():
             with folder_beside(folder) as part:
-                rows = []
+                rows, kinds = [], {}
                 for at, (path, split) in enumerate(splits.items()):
                     try:
-                        rows += _extract(path, split, part, f"{at:03}")
+                        rows += (own := list(_extract(path, split, part, f"{at:03}")))
                     except (OSError, ValueError, LookupError, AttributeError, pyarrow.ArrowException) as error:
                         raise DatasetError(f"{path}: {error}; expected a readable Parquet or Arrow file") from error
-                several = any(isinstance(label, tuple) for _, label, _ in rows)
+                    for _, label, _ in own:
+                        if label:
+                            kinds.setdefault(isinstance(label, tuple), path)
+                if len(kinds) > 1:
+                    raise DatasetError(
+                        f"{kinds[False]} has one label for each image, {kinds[True]} a list of labels; expected tables "
+                        "of one kind. Give each its own command, or make the labels lists"
+                    )
+                several, left_out = True in kinds, {}
                 lines = [csv_line(("path", "labels" if several else "label", "split"))]
-                for name, label, split in rows:
-                    if isinstance(label, tuple):
-                        label = join_names(label)
-                    elif several:
+                for number, (name, label, split) in enumerate(rows):
+                    if several and label is None:
+                        left_out[name or f"row {number}"] = NO_LIST
                         continue
+                    label = join_names(label) if isinstance(label, tuple) else label or ""
                     lines.append(csv_line((name, label, split)))
+                write_file(part / LEFT_OUT, json_text(left_out))
                 write_file(part / LABELS, "".join(lines))
                 part.rename(folder)
-    return folder / LABELS
+    left_out = json.loads((folder / LEFT_OUT).read_text(encoding="utf-8"))
+    return folder / LABELS, {str(folder / name): reason for name, reason in left_out.items()}
 
 
-def _extract(path: Path, split: str, folder: Path, prefix: str) -> Iterator[tuple[str, str | tuple[str, ...], str]]:
+def _extract(
+    path: Path, split: str, folder: Path, prefix: str
+) -> Iterator[tuple[str, str | tuple[str, ...] | None, str]]:
     """(path, label, split) of each row of a table, whose image is written into the folder; an empty path: no image.
 
-    The label is a tuple if the table has lists of labels.
+    The label is a tuple if the table has lists of labels, None where the row has none.
     """
     schema, read_batches = _open(path)
     image_column, label_column, names = _columns(path, schema)
@@ -80,7 +94,7 @@ def _extract(path: Path, split: str, folder: Path, prefix: str) -> Iterator[tupl
                 known = [one for one in value if one is not None and not (names and one < 0)]
                 label = tuple(names[one] if names else str(one) for one in known)
             else:
-                label = "" if value is None else str(value)
+                label = None if value is None else str(value)
             yield name, label, SPLIT_NAMES.get(alike(own), split)
             number += 1
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from logo_edge.errors import DatasetError
 from logo_edge.files import changing, write_file
 from logo_edge.names import csv_line, join_names, shown
+from logo_edge_train.csv_table import CsvTable
 from logo_edge_train.data.manifest import LogoRow, Manifest, read_one_label
 from logo_edge_train.data.pool import unlabelled_rows
 
@@ -58,7 +59,7 @@ def _merge(corrections: dict[Name, Correction], path: Path, manifest_path: Path)
     added = {name_of(row): row for row in unlabelled_rows(manifest)}
     check_corrections(corrections, {**added, **rows}, manifest, path, f"{manifest_path}, which stays as it was")
     with manifest_path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
+        reader = CsvTable(file)
         columns, raw = list(reader.fieldnames), list(reader)
     columns += [name for name in WRITTEN if name not in columns]
     cells = [{**_cells(row), **line} for row, line in zip(manifest.rows, raw, strict=True)]
@@ -152,7 +153,7 @@ def parse_corrections(path: Path) -> dict[Name, Correction]:
     corrections: dict[Name, Correction] = {}
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
+            reader = CsvTable(file)
             missing = [name for name in COLUMNS[:-1] if name not in (reader.fieldnames or ())]
             if missing:
                 raise DatasetError(f"{shown(str(path))}: no column {', '.join(missing)}; {expected}")

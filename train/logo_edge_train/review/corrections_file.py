@@ -31,10 +31,22 @@ class CorrectionsFile:
             self._refresh()
             return dict(self._corrections)
 
-    def save(self, changes: Mapping[Name, Correction | None]) -> None:
-        """Sets or, where None, removes corrections; they are on the disk when this returns. Raises as `read` does."""
+    def save(
+        self, changes: Mapping[Name, Correction | None], known: Mapping[Name, Correction | None] | None = None
+    ) -> dict[Name, Correction | None]:
+        """Sets or, where None, removes corrections; they are on the disk when this returns. Raises as `read` does.
+
+        `known`: the corrections that who decides has seen. Where the file has another one meanwhile, it stays, and is
+        returned.
+        """
         with changing(self.path):
             self._refresh()
+            others = {
+                name: now
+                for name, seen in (known or {}).items()
+                if _decision(now := self._corrections.get(name)) not in (_decision(seen), _decision(changes[name]))
+            }
+            changes = {name: correction for name, correction in changes.items() if name not in others}
             added = {name: correction for name, correction in changes.items() if correction}
             if self._corrections.keys().isdisjoint(changes):
                 self._append("".join(_line(*item) for item in added.items()))
@@ -44,6 +56,7 @@ class CorrectionsFile:
                 self._write(kept | added)
                 self._corrections = kept | added
             self._stamp = _stamp(self.path)
+            return others
 
     def _write(self, corrections: Mapping[Name, Correction]) -> None:
         lines = (_line(name, item) for name, item in corrections.items())
@@ -73,12 +86,27 @@ class CorrectionsFile:
                 f"{shown(str(self.path))}: begins with {shown(head.decode('utf-8', 'replace'))!r}; expected the "
                 f"columns {', '.join(COLUMNS)}, so that `data review` can append to it"
             )
-        if last and len(next(csv.reader([last.decode("utf-8", "replace")]))) < len(COLUMNS):
-            write_file(self.path, content.removesuffix(last))  # a power failure has cut it
+        if last or content.count(b'"') % 2:
+            cells, start = _last_record(content)
+            if len(cells) < len(COLUMNS):
+                write_file(self.path, content[:start])  # a power failure has cut it
         self._corrections = parse_corrections(self.path)
         if last:
             self._write(self._corrections)
         self._stamp = _stamp(self.path)
+
+
+def _last_record(content: bytes) -> tuple[list[str], int]:
+    """The cells of the last record, which may have several lines, and where it begins."""
+    lines = content.splitlines(keepends=True)
+    reader, cells, first, after = csv.reader(line.decode("utf-8", "replace") for line in lines), [], 0, 0
+    for record in reader:
+        cells, first, after = record, after, reader.line_num
+    return cells, sum(map(len, lines[:first]))
+
+
+def _decision(correction: Correction | None) -> tuple[str, bool | None] | None:
+    return correction and (correction.label, correction.sure)
 
 
 def _line(name: Name, correction: Correction) -> str:

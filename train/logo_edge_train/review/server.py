@@ -43,12 +43,19 @@ ERRORS = ((ImageError, 422, str), (LogoEdgeError, 409, str), (OSError, 507, desc
 
 
 @dataclass(frozen=True)
-class Decision:
-    """A label for the row at a position of the list; None takes the decision back."""
+class Choice:
+    """A label, and whether it is sure; None takes a decision back."""
 
-    position: int
     label: str | None
     sure: bool | None
+
+
+@dataclass(frozen=True)
+class Decision(Choice):
+    """The choice for the row at a position of the list, and the one before that the page knew of, if any."""
+
+    position: int
+    before: Choice | None = None
 
 
 def create_app(session: Session, token: str) -> FastAPI:
@@ -85,13 +92,24 @@ def create_app(session: Session, token: str) -> FastAPI:
     def large_picture(position: int) -> Response:
         return draw(position, LARGE_PX)
 
-    @router.post("/decisions", status_code=204)
-    def decide(decisions: list[Decision]) -> None:
+    @router.post("/decisions")
+    def decide(decisions: list[Decision]) -> list[tuple[int, Choice]]:
+        """Saves the decisions, and returns those that another page has made meanwhile, which stay."""
         for decision in decisions:
             check_position(decision.position)
             if decision.label is not None and decision.label not in session.classes:
                 raise HTTPException(422, f"label {decision.label!r} is no class of the manifest")
-        session.file.save(dict(session.decide(item.position, item.label, item.sure) for item in decisions))
+        made, known = (
+            dict(session.decide(item.position, choice.label, choice.sure) for item, choice in choices)
+            for choices in (
+                [(item, item) for item in decisions],
+                [(item, item.before or Choice(None, None)) for item in decisions],
+            )
+        )
+        others = session.file.save(made, known)
+        names = [session.decide(item.position, None, None)[0] for item in decisions]
+        kept = [(item.position, others[name]) for item, name in zip(decisions, names, strict=True) if name in others]
+        return [(at, Choice(other.label, other.sure) if other else Choice(None, None)) for at, other in kept]
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     for kind, status, describe in ERRORS:

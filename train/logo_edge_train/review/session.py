@@ -9,6 +9,7 @@ from pathlib import Path
 
 from logo_edge.errors import DatasetError
 from logo_edge.names import shown
+from logo_edge_train.csv_table import CsvTable
 from logo_edge_train.data.manifest import LogoRow, Manifest, read_one_label
 from logo_edge_train.data.pool import unlabelled_rows
 from logo_edge_train.review.corrections import (
@@ -122,7 +123,7 @@ def read_list(
     listed = []
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            for number, cells in enumerate(csv.DictReader(file), start=1):
+            for number, cells in enumerate(CsvTable(file), start=1):
                 name = tuple(cells.get(column) or "" for column in ("package", "version", "icon"))
                 if name not in correctable:
                     raise DatasetError(

@@ -1,12 +1,15 @@
 "use strict";
 const PAGE = 48; // cards in the document at a time
 const RETRY_MS = 2000;
+const STEPS = 1000; // that undo goes back after the page was loaded again
 const listed = JSON.parse(document.getElementById("listed").textContent);
 const { rows, classes, names, keys } = listed;
 const served = "decided" in listed; // by `logo-edge data review`, which saves each decision
 const memory = "logo-edge corrections " + listed.digest;
-const decided = new Map(served ? listed.decided : recall()); // position of the row -> {label, sure}
-const past = []; // [position, decision before], the latest last
+const decided = new Map(served ? listed.decided : read(localStorage, memory)); // position of the row -> {label, sure}
+const steps = memory + " steps " + (served ? location.pathname : "");
+const past = read(sessionStorage, steps); // [position, decision before], the latest last; a reloaded page has them
+const saved = new Map(served ? listed.decided : []); // decisions that the server has confirmed
 const unsaved = new Set(); // positions whose decisions the server has not confirmed
 const cards = new Map(); // position -> list item in the document
 let visible = [...rows.keys()]; // positions that pass the filters
@@ -32,25 +35,27 @@ function pictureOf(position) {
   return served ? "pictures/" + position : listed.pictures[position];
 }
 
-function recall() {
+function read(storage, key) {
   try {
-    return JSON.parse(localStorage.getItem(memory)) || [];
+    return JSON.parse(storage.getItem(key)) || [];
   } catch {
     return [];
   }
 }
 
-function remember(position) {
-  if (served) {
-    unsaved.add(position);
-    send();
-    return;
-  }
+function keep(storage, key, value) {
   try {
-    localStorage.setItem(memory, JSON.stringify([...decided]));
+    storage.setItem(key, JSON.stringify(value));
   } catch {
-    // a browser that keeps nothing: the decisions last as long as the page
+    // a browser that keeps nothing: decisions and steps last as long as the page
   }
+}
+
+function remember(position) {
+  keep(sessionStorage, steps, past.slice(-STEPS));
+  if (!served) return keep(localStorage, memory, [...decided]);
+  unsaved.add(position);
+  send();
 }
 
 async function send() {
@@ -58,11 +63,15 @@ async function send() {
   sending = true;
   const positions = [...unsaved];
   unsaved.clear();
-  const body = positions.map((position) => ({ position, ...(decided.get(position) ?? { label: null, sure: null }) }));
+  const none = { label: null, sure: null };
+  const sent = positions.map((position) => [position, decided.get(position)]);
+  const body = sent.map(([position, decision]) => ({ position, ...(decision ?? none), before: saved.get(position) ?? none }));
   try {
     const headers = { "Content-Type": "application/json" };
     const answer = await fetch("decisions", { method: "POST", headers, body: JSON.stringify(body) });
     if (!answer.ok) throw new Error((await answer.json()).detail);
+    const others = new Map(await answer.json());
+    for (const [position, decision] of sent) confirm(position, decision, others.get(position));
     at("trouble").textContent = "";
   } catch (error) {
     positions.forEach((position) => unsaved.add(position));
@@ -71,6 +80,20 @@ async function send() {
   }
   sending = false;
   if (!at("trouble").textContent) send();
+}
+
+function confirm(position, decision, other) {
+  const now = other ? (other.label === null ? undefined : other) : decision;
+  if (now) saved.set(position, now);
+  else saved.delete(position);
+  if (!other) return;
+  if (now) decided.set(position, now);
+  else decided.delete(position);
+  unsaved.delete(position);
+  show(position);
+  count();
+  const text = `${rows[position].title} was decided elsewhere meanwhile: ${describe(now)}. That stays; decide again to change it. `;
+  at("others").prepend(text);
 }
 
 function drawCard(index) {
@@ -188,7 +211,7 @@ function choose(label, sure) {
 function undo() {
   if (!past.length) return;
   const [position, decision] = past.pop();
-  put(position, decision);
+  put(position, decision ?? undefined);
   if (visible.includes(position)) go(visible.indexOf(position));
 }
 
