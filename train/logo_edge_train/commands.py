@@ -410,8 +410,10 @@ def show_stages() -> Iterator[Callable[[str, int, int], None]]:
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
+    from logo_edge_train.console import PACE_S
+
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, transient=True, console=Console(stderr=True)) as bar:
+    with Progress(*columns, transient=True, console=Console(stderr=True), speed_estimate_period=PACE_S) as bar:
         tasks: dict[str, int] = {}
 
         def tick(title: str, done: int, total: int) -> None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from rich.console import RenderableType
+from rich.console import Console, RenderableType
+from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
 from logo_edge.names import printable
+
+PACE_S = 300  # by whose pace bars promise an end: an image or a step may take seconds
 
 
 class LiteralTable(Table):
@@ -24,6 +29,17 @@ class LiteralTable(Table):
 
     def add_row(self, *cells: RenderableType | None, **options) -> None:
         super().add_row(*map(_literal, cells), **options)
+
+
+@contextmanager
+def stage_bar(title: str) -> Iterator[Callable[[int, int], None]]:
+    """Yields `tick(done, total)`, which shows a bar on stderr while the block runs; nothing but on a terminal."""
+    console = Console(stderr=True)
+    with Progress(
+        transient=True, console=console, disable=not console.is_terminal, speed_estimate_period=PACE_S
+    ) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def figures_table(heading: str, *headings: str, no_wrap: bool = False) -> LiteralTable:

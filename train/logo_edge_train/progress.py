@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from logo_edge_train.console import LiteralTable, figure, figures_table, percent
+from logo_edge_train.console import PACE_S, LiteralTable, figure, figures_table, percent
 
 SPARKS = "▁▂▃▄▅▆▇█"
 SPARK_EPOCHS = 40  # the latest epochs that a sparkline shows
@@ -34,6 +34,7 @@ class FitProgress:
             TimeRemainingColumn(),
             TextColumn("{task.fields[pace]}"),
             console=self.console,
+            speed_estimate_period=PACE_S,
         )
         self.live = Live(get_renderable=self.render, console=self.console, refresh_per_second=4)
 

@@ -20,12 +20,14 @@ Result = TypeVar("Result")
 
 def map_in_processes(function: Callable[[Job], Result], jobs: Sequence[Job], *, title: str) -> list[Result]:
     """`function` of every job, in order, with a progress bar on terminals; see `each_in_processes`."""
-    from rich.console import Console
-    from rich.progress import track
+    from logo_edge_train.console import stage_bar
 
-    console = Console(stderr=True)
-    done = each_in_processes(function, jobs)
-    return list(track(done, title, total=len(jobs), transient=True, console=console, disable=not console.is_terminal))
+    results = []
+    with stage_bar(title) as tick:
+        for result in each_in_processes(function, jobs):
+            results.append(result)
+            tick(len(results), len(jobs))
+    return results
 
 
 def each_in_processes(function: Callable[[Job], Result], jobs: Sequence[Job]) -> Iterator[Result]:
@@ -41,4 +43,4 @@ def each_in_processes(function: Callable[[Job], Result], jobs: Sequence[Job]) ->
     with ProcessPoolExecutor(
         min(WORKERS, count_cores()), context, initializer=cv2.setNumThreads, initargs=(1,)
     ) as pool:
-        yield from pool.map(function, jobs, chunksize=16)
+        yield from pool.map(function, jobs, chunksize=4)

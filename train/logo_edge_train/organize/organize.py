@@ -106,8 +106,7 @@ def organize_images(
     Raises DatasetError, if possible before images are measured: the source or its images are missing, its layout is
     ambiguous, the manifest exists (without `overwrite`) or cannot be written, or a class cannot be split.
     """
-    from rich.console import Console
-    from rich.progress import Progress
+    from logo_edge_train.console import stage_bar
 
     source, manifest_path = Path(os.path.abspath(source)), Path(manifest_path)
     if target_per_class is not None and target_per_class < len(SPLITS):
@@ -146,15 +145,13 @@ def organize_images(
             "subfolder for each class" + "".join(f"\n  {line}" for line in _count_skipped(skipped))
         )
     names = [_icon_name(image.path, manifest_path.resolve().parent) for image, _ in images]
-    console = Console(stderr=True)
-    with Progress(transient=True, console=console, disable=not console.is_terminal) as bar:
-        comparing = bar.add_task("Comparing", total=None)
+    with stage_bar("Comparing") as tick:
         groups = group_copies(
             [look.look for _, look in images],
             [image.label for image, _ in images],
             [look.digest for _, look in images],
             exact=exact_copies,
-            tick=lambda done, total: bar.update(comparing, completed=done, total=total),
+            tick=tick,
         )
     candidates, unlabelled = [], []
     for (image, details), name, first in zip(images, names, groups.firsts, strict=True):
