@@ -72,17 +72,6 @@ def test_only_tested_files_are_published_by_pinned_actions_and_without_a_token()
     assert runners == {"ubuntu-24.04", "ubuntu-24.04-arm", "macos-15", "macos-15-intel", "windows-2025"}
 
 
-@pytest.mark.parametrize("name", ["README.md", "SECURITY.md"])
-def test_links_of_the_first_pages_lead_to_files(name):
-    links = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / name).read_text()) if ":" not in link]
-    assert len(links) >= 10
-    assert [link for link in links if not (ROOT / link).exists()] == []
-
-
-def test_readme_installs_from_where_logo_edge_is():
-    assert re.findall(r"pip install '?logo-edge(?:\[(?!EXTRA)|\s|'|$)", (ROOT / "README.md").read_text()) == []
-
-
 @pytest.mark.skipif(shutil.which("npm") is None, reason="no npm here")
 def test_the_npm_package_holds_its_sources_licence_and_readme():
     package = ROOT / "runtime" / "web"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from logo_edge_bench.experiments.shipped import test_split
-from logo_edge_bench.markdown import interval, markdown, share, table_of
+from logo_edge_bench.markdown import interval, markdown, share, short, table_of
 from logo_edge_bench.result_tables import scaling_tables
 
 YOLO_PT, YOLO_ONNX = "YOLO11n-cls, predict, PyTorch", "YOLO11n-cls, predict, ONNX"
@@ -31,6 +31,35 @@ GOALS = {  # goal: the peer, the figure to compare with the bundle's, the requir
     "size by YOLO11n-cls's .pt (stored as FP16)": (YOLO_PT, "size", "<= 0.20"),
     TWO_CORES: ("", "", ">= 1.90"),
 }
+
+
+def at_a_glance(evaluation: dict, default_calibration: dict, default_robustness: dict, bench: dict) -> str:
+    """The few figures of the default bundle that decide whether it is worth a try."""
+    bundle, row = evaluation["subjects"][0], default_row(bench)
+    balanced = default_calibration["modes"]["balanced"]["test"]
+    start = row["process_start_s"]
+    rows = [
+        ["accuracy", share(bundle["accuracy"])],
+        ["accuracy where the annotator was sure", share(bundle["accuracy_sure"])],
+        [
+            "logos that get a label by default; of them right",
+            f"{short(balanced['answered'])}; {short(balanced['accuracy'])}",
+        ],
+        ["calibration error (ECE less its bias)", share(bundle["ece_debiased"])],
+        [
+            "pictures that are no logo (photographs, text, charts ...) and get a label",
+            share(default_robustness["subjects"][0]["outliers"]["answered_together"]["far"]),
+        ],
+        ["size on disk", f"{bundle['size_bytes'] / 1e6:.2f} MB"],
+        [
+            f"PNG of {bench['method']['size_px']} px, one thread, end to end",
+            milliseconds(row["latency"]["end_to_end"]["p50_ms"]),
+        ],
+        ["peak memory", f"{row['peak_rss_bytes'] / 1e6:.0f} MB"],
+        ["`logo-edge classify one.png`, whole process", f"{start['value']:.2f} s" if start else "not measured"],
+    ]
+    split = f"{bundle['count']:,} logos of test; {bench['machine']['cpu']}"
+    return markdown([f"default bundle, {split}", "(95 % interval)"], rows)
 
 
 def default_latency(bench: dict) -> str:
