@@ -19,6 +19,7 @@ FROM_DATA := $${DATA:+--data "$$DATA"}
 LABELS := train/logo_edge_train/data/labels.csv
 SEARCH := $(filter full,$(RECIPE))
 EDGE := $(VENV)/bin/logo-edge
+BASE_EDGE := $(BASE_VENV)/bin/logo-edge
 PYTEST := $(VENV)/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
@@ -28,8 +29,11 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-demo: .stamps/base  ## Classify the sample logos with the embedded bundle (base install only)
-	@$(BASE_VENV)/bin/logo-edge classify runtime/logo_edge/samples
+demo: .stamps/base  ## Classify the sample logos with the embedded bundle; show them on a page (base install only)
+	@$(BASE_EDGE) classify runtime/logo_edge/samples
+	@$(BASE_EDGE) classify runtime/logo_edge/samples --out runs/demo.html --overwrite
+	@if [ "$$(uname)" = Darwin ]; then open runs/demo.html; \
+	elif [ -n "$$DISPLAY$$WAYLAND_DISPLAY" ] && command -v xdg-open >/dev/null; then xdg-open runs/demo.html; fi || true
 
 web:  ## Build the browser demo and serve it on http://127.0.0.1:8000 (needs Node.js 20)
 	npm ci --prefix runtime/web --omit=dev --ignore-scripts --no-audit --no-fund

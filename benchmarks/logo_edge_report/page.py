@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from logo_edge.errors import MissingExtraError
+from logo_edge.pages import page_style
 
 try:
     from jinja2 import Environment, StrictUndefined
@@ -88,4 +89,6 @@ def render_page(sections: list[Section], **words) -> str:
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = files("logo_edge_report").joinpath("report.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(template).render(sections=sections, tile_px=THUMBNAIL_PX, **words)
+    return environment.from_string(template).render(
+        sections=sections, style=page_style(), tile_px=THUMBNAIL_PX, **words
+    )

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from logo_edge.pages import image_uri
 from logo_edge.preprocess import InputContract, preprocess
 from logo_edge_report.page import THUMBNAIL_PX, Cell, Sheet
-from logo_edge_train.review.sheet import image_uri
 
 COLUMNS = 8  # of tiles in the sheet's image
 

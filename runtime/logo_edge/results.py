@@ -17,6 +17,14 @@ class Rejection(str, enum.Enum):
     NO_LABEL = "no_label"  # of a multi-label bundle: no label reaches its threshold, so the image may have none
 
 
+WITHHELD = {  # what people read instead of a label
+    Rejection.BLANK: "blank",
+    Rejection.NOT_A_LOGO: "not a logo",
+    Rejection.LOW_CONFIDENCE: "unsure",
+    Rejection.NO_LABEL: "no label",
+}
+
+
 @dataclass(frozen=True)
 class Match:
     """The most similar enrolled class of one image.

@@ -16,6 +16,7 @@ import { parseArgs } from "node:util";
 import { readBundle } from "./src/bundle.js";
 
 const HERE = path.dirname(fileURLToPath(import.meta.url));
+const PYTHON = path.join(HERE, "..", "logo_edge"); // the runtime in Python: its style sheet and its bundle
 const ORT_FILES = ["ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm"];
 const ASYNCIFY = "ort-wasm-simd-threaded.asyncify";
 const WEBGPU_FILES = ["ort.webgpu.min.mjs", `${ASYNCIFY}.mjs`, `${ASYNCIFY}.wasm`];
@@ -27,6 +28,7 @@ async function build(bundle, out, webgpu) {
   await rm(part, { recursive: true, force: true });
   await mkdir(path.join(part, "ort"), { recursive: true });
   await cp(path.join(HERE, "demo"), part, { recursive: true });
+  await cp(path.join(PYTHON, "page.css"), path.join(part, "page.css"));
   const filter = (name) => !name.endsWith(".d.ts");
   await cp(path.join(HERE, "src"), path.join(part, "lib"), { recursive: true, filter });
   await cp(bundle, path.join(part, "bundle"), { recursive: true, dereference: true });
@@ -58,7 +60,7 @@ async function replace(file, old, replacement) {
 
 const { values } = parseArgs({
   options: {
-    bundle: { type: "string", default: path.join(HERE, "..", "logo_edge", "default_bundle") },
+    bundle: { type: "string", default: path.join(PYTHON, "default_bundle") },
     out: { type: "string", default: path.join(HERE, "dist") },
     webgpu: { type: "boolean", default: false },
     help: { type: "boolean", short: "h" },

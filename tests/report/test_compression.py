@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from system.browser.page import CHROMIUM_RUNS, HEADING, SMALL, WIDE, Page
+from system.browser.page import CHROMIUM_RUNS, HEADING, SCREENS, SMALL, WIDE, Page, find_barriers
 
 from logo_edge_compress.figures import summarize_rows
 from logo_edge_report.compression import make_page
@@ -162,7 +162,7 @@ def test_what_comes_from_the_run_is_escaped_and_nothing_is_loaded(folder):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not CHROMIUM_RUNS, reason="the pinned Chromium is for Linux on x86-64")
-@pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (400, "dark")])
+@pytest.mark.parametrize(("width", "scheme"), SCREENS)
 def test_the_page_fits_the_screen(folder, browser, width, scheme):
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     errors: list[str] = []
@@ -172,4 +172,5 @@ def test_the_page_fits_the_screen(folder, browser, width, scheme):
     assert page.evaluate(WIDE) == []
     assert page.evaluate(SMALL) == []
     assert page.evaluate(HEADING) > 50, "there is a font"
+    assert find_barriers(page) == []
     assert errors == []

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from system.browser.page import CHROMIUM_RUNS, HEADING, SMALL, WIDE, Page
+from system.browser.page import CHROMIUM_RUNS, HEADING, SCREENS, SMALL, WIDE, Page, find_barriers
 from typer.testing import CliRunner
 
 from logo_edge.errors import DatasetError
@@ -162,7 +162,7 @@ def test_suspects_without_a_page_are_refused(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not CHROMIUM_RUNS, reason="the pinned Chromium is for Linux on x86-64")
-@pytest.mark.parametrize(("width", "scheme"), [(1200, "light"), (400, "dark")])
+@pytest.mark.parametrize(("width", "scheme"), SCREENS)
 def test_the_page_fits_the_screen(flawed, tmp_path, browser, width, scheme):
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     errors: list[str] = []
@@ -175,4 +175,5 @@ def test_the_page_fits_the_screen(flawed, tmp_path, browser, width, scheme):
     assert page.evaluate(WIDE) == []
     assert page.evaluate(SMALL) == []
     assert page.evaluate(HEADING) > 50, "there is a font"
+    assert find_barriers(page) == []
     assert errors == []

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from system.browser.page import CHROMIUM_RUNS, HEADING, SMALL, WIDE, Page
+from system.browser.page import CHROMIUM_RUNS, HEADING, SCREENS, SMALL, WIDE, Page, find_barriers
 from typer.testing import CliRunner
 
 from logo_edge.bundle.calibration import Familiarity
@@ -211,8 +211,7 @@ def test_what_is_not_installed_is_named_with_its_extra(monkeypatch, package, mod
 
 
 @pytest.mark.skipif(not CHROMIUM_RUNS, reason="the Chromium that tests use is built for Linux on x86-64")
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize(("width", "scheme"), SCREENS)
 def test_a_browser_shows_it_without_complaint_and_without_overflow(browser, whole_report, width, scheme):
     said, asked = [], []
     page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
@@ -226,7 +225,8 @@ def test_a_browser_shows_it_without_complaint_and_without_overflow(browser, whol
     assert page.evaluate(HEADING) > 10, "letters have a width: the browser has a font"
     assert page.evaluate(WIDE) == []
     assert page.evaluate(SMALL) == []
-    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert find_barriers(page) == []
+    background = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
     assert (min(map(int, re.findall(r"\d+", background)[:3])) > 127) == (scheme == "light")
     assert said == []
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []

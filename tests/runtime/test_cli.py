@@ -96,7 +96,7 @@ def test_a_picture_of_no_logo_is_marked_in_tables_and_json(fake_bundle, logos):
     strange = fake_bundle(familiarity=Familiarity(100.0, 0.05))
     (record,) = map(json.loads, classify(strange, "--jsonl", logos / "green.webp").stdout.splitlines())
     assert (record["label"], record["reason"], record["is_logo"]) == (None, "not_a_logo", False)
-    assert "(no logo) " in classify(strange, logos / "green.webp").stdout
+    assert "(not a logo) " in classify(strange, logos / "green.webp").stdout
     table = logos.parent / "table.csv"
     assert classify(strange, logos / "green.webp", "--out", table).exit_code == 0
     assert ",not_a_logo," in table.read_text()

@@ -1,4 +1,7 @@
-"""A folder becomes a table: complete, resumable, in bounded memory, in three formats with the same content."""
+"""A folder becomes a table: complete, resumable, in bounded memory, in three formats with the same content.
+
+The fourth format, a picture sheet, is for people: see test_sheet.py.
+"""
 
 from __future__ import annotations
 
@@ -29,6 +32,8 @@ from logo_edge.tables.find import find_images, source_folders
 from logo_edge.tables.folder import classify_folder, describe_settings
 from logo_edge.tables.journal import FOLDERS, Journal
 from logo_edge.tables.writers import WRITERS, record_of
+
+DATA = [suffix for suffix in WRITERS if suffix != ".html"]
 
 
 @pytest.fixture
@@ -106,7 +111,7 @@ def kept_in(journal: Path) -> int:
 
 def test_the_three_formats_have_the_same_content(bundle, logos, tmp_path):
     tables = {}
-    for suffix in WRITERS:
+    for suffix in DATA:
         out = tmp_path / f"results{suffix}"
         result = classify(bundle, logos, "--out", out)
         assert result.exit_code == 1  # two failed
@@ -136,7 +141,7 @@ def test_names_with_characters_that_end_a_row_or_cell_survive_in_every_format(bu
     names = [f"{name}.png" for name in ("a\rb", "c\nd", 'e"f', "g,h", "i\u2028j", "=1+2", "-", "k|l", "m\x85n")]
     for name in names:
         Image.new("RGB", (8, 8), "red").save(folder / name)
-    for suffix in WRITERS:
+    for suffix in DATA:
         out = tmp_path / f"results{suffix}"
         assert classify(bundle, folder, "--out", out).exit_code == 0
         if suffix == ".jsonl":
@@ -237,7 +242,7 @@ def test_an_artifact_and_a_backend_are_settings_of_a_table(bundle, tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("results.xlsx", "expected one of .csv, .jsonl, .parquet"),
+        ("results.xlsx", "expected one of .csv, .jsonl, .parquet, .html"),
         ("folder.csv", "a folder; name a file"),
         ("absent.png/results.csv", "expected a folder that can be written"),
     ],
@@ -278,7 +283,7 @@ def test_a_name_that_is_not_unicode_is_shown_with_replacement_characters(bundle,
     folder.mkdir()
     marked((255, 0, 0), (8, 8)).save(folder / "plain.png")
     os.rename(folder / "plain.png", os.fsencode(folder) + b"/r\xff.png")
-    for suffix in WRITERS:
+    for suffix in DATA:
         result = classify(bundle, folder, "--out", tmp_path / f"odd{suffix}")
         assert result.exit_code == 0, result.exception
         (row,) = rows_of(tmp_path / f"odd{suffix}")
@@ -421,7 +426,7 @@ def test_a_full_disk_has_its_own_status_and_the_run_resumes_once_there_is_room(b
     assert os.listdir(out.parent) == ["results.csv"]
 
 
-@pytest.mark.parametrize("suffix", WRITERS)
+@pytest.mark.parametrize("suffix", DATA)
 def test_a_table_that_does_not_fit_leaves_only_its_journal(bundle, logos, tmp_path, monkeypatch, suffix):
     out = tmp_path / "out" / f"results{suffix}"
     flushed = files._flush

@@ -25,7 +25,8 @@ def run_make(tmp_path):
     edge.chmod(0o755)
 
     def run(*arguments: str, **variables: str) -> list[list[str]]:
-        command = ["make", "--silent", "-o", ".stamps/full", f"EDGE={edge}", *arguments]
+        stamps = ["-o", ".stamps/full", "-o", ".stamps/base"]
+        command = ["make", "--silent", *stamps, f"EDGE={edge}", f"BASE_EDGE={edge}", *arguments]
         clean = {name: value for name, value in os.environ.items() if name not in OF_MAKE}
         subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env={**clean, **variables})
         calls = [json.loads(line) for line in log.read_text().splitlines()]
@@ -70,3 +71,18 @@ def test_recipe_and_gates_are_not_code_either(run_make, tmp_path):
     *_, check = run_make("compress", "RECIPE=my recipe.toml", "GATES=my gates.toml", f"DATA={tmp_path / 'my logos'}")
     assert check[3] == "my gates.toml"
     assert check[-2:] == ["--manifest", "somewhere"]  # of the folder, as `data where DIR` says
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS always has a display")
+@pytest.mark.parametrize(("display", "opened"), [({"DISPLAY": ":0"}, 1), ({"WAYLAND_DISPLAY": "w"}, 1), ({}, 0)])
+def test_the_demo_writes_a_picture_sheet_and_opens_it_if_there_is_a_display(run_make, tmp_path, display, opened):
+    opener = tmp_path / "bin" / "xdg-open"
+    opener.parent.mkdir()
+    opener.write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/opened\nexit 3\n')
+    opener.chmod(0o755)
+    screens = {"DISPLAY": "", "WAYLAND_DISPLAY": "", "PATH": f"{opener.parent}:{os.environ['PATH']}", **display}
+    printed, written = run_make("demo", **screens)
+    assert printed == ["classify", "runtime/logo_edge/samples"]
+    assert written == [*printed, "--out", "runs/demo.html", "--overwrite"]
+    assert ((tmp_path / "opened").read_text() if opened else "runs/demo.html\n") == "runs/demo.html\n"
+    assert (tmp_path / "opened").exists() == bool(opened)

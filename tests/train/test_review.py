@@ -16,7 +16,7 @@ import pytest
 import torch
 from pictures import write_squares
 from PIL import Image
-from system.browser.page import CHROMIUM_RUNS, HEADING
+from system.browser.page import CHROMIUM_RUNS, HEADING, SCREENS, find_barriers
 from typer.testing import CliRunner
 
 from logo_edge.errors import DatasetError
@@ -576,11 +576,12 @@ def test_a_person_corrects_labels_by_keys_and_applies_what_the_browser_gives(bro
 
 @pytest.mark.skipif(not CHROMIUM_RUNS, reason="the Chromium that tests use is built for Linux on x86-64")
 def test_the_sheet_fits_the_screen_by_day_and_night(browser, sheet):
-    for width, scheme in ((390, "light"), (1280, "dark")):
+    for width, scheme in SCREENS:
         page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
         page.goto(sheet.as_uri())
         assert page.evaluate("document.documentElement.scrollWidth") == width
         assert page.evaluate(HEADING) > 10, "letters have a width: the browser has a font"
+        assert find_barriers(page) == []
         assert page.evaluate(
             "[...document.querySelectorAll('li *')].every(e => e.getBoundingClientRect().right <= innerWidth)"
         )

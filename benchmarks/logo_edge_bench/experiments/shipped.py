@@ -10,7 +10,7 @@ import numpy as np
 
 from logo_edge.bundle.record import VECTORS
 from logo_edge.classifier import Classifier
-from logo_edge.cli.classify import WITHHELD
+from logo_edge.results import WITHHELD
 from logo_edge_bench.experiments.record import BUNDLES
 from logo_edge_bench.markdown import markdown, named, share, short, table_of
 from logo_edge_compress.figures import named_slices
@@ -179,7 +179,7 @@ def demo() -> str:
     rows = [
         [
             Path(vector["image"]).stem,
-            result.label or f"{WITHHELD[result.reason]}, best guess {result.best_guess}",
+            result.label or f"({WITHHELD[result.reason]}), best guess {result.best_guess}",
             f"{result.confidence:.1%}",
         ]
         for vector, result in zip(vectors, results, strict=True)

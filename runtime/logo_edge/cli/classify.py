@@ -17,7 +17,7 @@ from logo_edge.errors import ImageError, LogoEdgeError
 from logo_edge.images.load import MAX_FILE_BYTES, URL
 from logo_edge.machine import on_cores, usable_cores
 from logo_edge.names import printable, shown
-from logo_edge.results import Classification, Rejection
+from logo_edge.results import WITHHELD, Classification
 from logo_edge.tables.find import HEAT_MAP_SUFFIX, expand_glob, find_images, is_glob, source_folders
 from logo_edge.tables.folder import Progress, classify_folder, classify_named, describe_settings
 from logo_edge.tables.journal import FOLDERS, Journal
@@ -30,12 +30,6 @@ SHARED_OPTIONS = ("mode", "threshold", "coverage", "backend", "threads", "spinni
 LOCAL_OPTIONS = ("artifact", "cores", "public_key", "log", "enrolled")  # of Classifier.load, on this machine only
 STDIN = "-"
 STDIN_NAME = "stdin"
-WITHHELD = {
-    Rejection.BLANK: "(blank)",
-    Rejection.NOT_A_LOGO: "(no logo)",
-    Rejection.LOW_CONFIDENCE: "(unsure)",
-    Rejection.NO_LABEL: "(none)",
-}
 
 
 def run(options: ClassifyOptions) -> int:
@@ -160,7 +154,7 @@ def _print(records: Iterator[dict], options: ClassifyOptions, width: int) -> int
 def _describe(record: dict, options: ClassifyOptions) -> str:
     """The printed columns after the name: label, confidence, and those that the options add."""
     label = ", ".join(record["labels"]) if record.get("labels") else record["label"]
-    parts = [f"{label or WITHHELD[record['reason']]:12}  {_percent(record['confidence']):>6}"]
+    parts = [f"{label or '(' + WITHHELD[record['reason']] + ')':12}  {_percent(record['confidence']):>6}"]
     if record["label"] is None:
         parts.append(f"best guess: {record['best_guess']}")
     if options.top_k:

@@ -97,7 +97,7 @@ JSON_ARRAY = Option("--json", "One JSON array.", False)
 JSON_LINES = Option("--jsonl", "One JSON object a line, as soon as it is known.", False)
 OUT = Option(
     "--out -o",
-    "Write a table: .csv, .jsonl or .parquet (extra parquet), with progress. FILE.part holds finished rows.",
+    "Write a table: .csv, .jsonl, .parquet (extra parquet) or .html, a picture sheet. FILE.part holds finished rows.",
     metavar="FILE",
 )
 OVERWRITE = Option("--overwrite", "Replace an existing --out.", False)

@@ -12,7 +12,7 @@ from logo_edge.errors import LogoEdgeError
 from logo_edge.exits import note_rerun
 from logo_edge.files import replacing
 from logo_edge.names import shown
-from logo_edge.tables.writers import ROW_GROUP, WRITERS, columns_of, import_pyarrow
+from logo_edge.tables.writers import ROW_GROUP, WRITERS, Table, columns_of, import_pyarrow
 
 FOLDERS = "folder"  # key of the settings: where the images come from
 ENROLLED = "enrolment_sha256"  # key of the settings: the enrolment, or None
@@ -56,8 +56,9 @@ class Journal:
         except (PermissionError, NotADirectoryError, FileExistsError, IsADirectoryError) as error:
             raise LogoEdgeError(f"{self.path}: {error.strerror}; expected a folder that can be written") from error
         self._connect()
+        self._settings = json.loads(json.dumps(settings))
         try:
-            self._open(json.loads(json.dumps(settings)))
+            self._open(self._settings)
         except BaseException:
             self._database.close()
             raise
@@ -104,16 +105,17 @@ class Journal:
         self.rows, self.failed = self._execute("SELECT count(*), coalesce(sum(failed), 0) FROM rows").fetchone()
         self._commit()
         with replacing(self.out) as part:
-            WRITERS[self.out.suffix.lower()](self.records(), self.columns, part)
+            WRITERS[self.out.suffix.lower()](Table(self.rows_by_path(), self.columns, self._settings), part)
             self._execute("UPDATE journal SET written = ?", _file_id(part))
             self._commit()
         self._drop()
 
-    def records(self) -> Iterator[dict]:
-        """Every row of the journal, one at a time, sorted by path. Raises LogoEdgeError if it is damaged."""
+    def rows_by_path(self) -> Iterator[tuple[str, dict]]:
+        """(name, record) of every row, one at a time, sorted by path. Raises LogoEdgeError if a row is damaged."""
         try:
-            for name, record in self._execute("SELECT name, record FROM rows ORDER BY path"):
-                yield json.loads(record) | {"path": shown(os.fsdecode(name))}
+            for stored, record in self._execute("SELECT name, record FROM rows ORDER BY path"):
+                name = os.fsdecode(stored)
+                yield name, json.loads(record) | {"path": shown(name)}
         except (self._database.Error, ValueError) as error:
             raise self._explain(error) from error
 

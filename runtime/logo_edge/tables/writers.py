@@ -1,10 +1,11 @@
-"""The row of one image, and tables of rows: CSV, JSON lines and Parquet."""
+"""The row of one image, and tables of rows: CSV, JSON lines, Parquet, and a picture sheet in HTML."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -37,6 +38,15 @@ MATCH_COLUMNS = {  # -> field of a Match
 NUMBERS = ("confidence", "aleatoric", "epistemic", "logo_score", "enrolled_similarity", "enrolled_confidence")
 TRUTHS = ("is_logo", "high_confidence", "low_confidence")
 LISTS = ("labels", "prediction_set")
+
+
+@dataclass(frozen=True)
+class Table:
+    """What is written: (name in the file system, record of `record_of`) pairs, and the settings that they share."""
+
+    rows: Iterable[tuple[str, dict]]
+    columns: list[str]
+    settings: dict
 
 
 def record_of(name: str, result: Classification | ImageError) -> dict:
@@ -85,37 +95,40 @@ def _flat(record: dict, columns: list[str]) -> dict:
     return {name: row.get(name) for name in columns}
 
 
-def _write_jsonl(records: Iterator[dict], columns: list[str], path: Path) -> None:
+def _write_jsonl(table: Table, path: Path) -> None:
     with open(path, "w", encoding="utf-8") as file:
-        for record in records:
+        for _, record in table.rows:
             file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _write_csv(records: Iterator[dict], columns: list[str], path: Path) -> None:
+def _write_csv(table: Table, path: Path) -> None:
     r"""Booleans are 1 or 0, a missing value is empty; LISTS are joined by `|`, escaped as `\|` and `\\`."""
     with open(path, "w", encoding="utf-8", newline="") as file:
-        file.write(csv_line(columns))
-        for record in records:
-            row = _flat(record, columns)
+        file.write(csv_line(table.columns))
+        for _, record in table.rows:
+            row = _flat(record, table.columns)
             row |= {name: join_names(row[name]) for name in LISTS if row.get(name) is not None}
             file.write(csv_line(int(value) if isinstance(value, bool) else value for value in row.values()))
 
 
-def _write_parquet(records: Iterator[dict], columns: list[str], path: Path) -> None:
+def _write_parquet(table: Table, path: Path) -> None:
     pyarrow = import_pyarrow()
-    schema = table_schema(columns)
+    schema = table_schema(table.columns)
     from pyarrow import parquet
 
+    records = (_flat(record, table.columns) for _, record in table.rows)
     with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
         while group := list(islice(records, ROW_GROUP)):
-            writer.write_table(pyarrow.Table.from_pylist([_flat(record, columns) for record in group], schema=schema))
+            writer.write_table(pyarrow.Table.from_pylist(group, schema=schema))
 
 
-WRITERS = {
-    ".csv": _write_csv,
-    ".jsonl": _write_jsonl,
-    ".parquet": _write_parquet,
-}  # (records, columns, path), by suffix
+def _write_html(table: Table, path: Path) -> None:
+    from logo_edge.tables.sheet import sheet_of  # which most starts do not need
+
+    path.write_text(sheet_of(table.rows, table.settings), encoding="utf-8")
+
+
+WRITERS = {".csv": _write_csv, ".jsonl": _write_jsonl, ".parquet": _write_parquet, ".html": _write_html}  # by suffix
 
 
 def table_schema(columns: list[str]):

@@ -147,6 +147,23 @@ export function preprocess(
 /** Whether the image is blank: all pixels of `preprocess` have one colour. `channels` is 3, or 7 with details. */
 export function isBlank(pixels: Uint8Array, channels?: 3 | 7): boolean;
 
+/** Positions of the patch of `occlusion` along each side. */
+export const HEAT_STEPS: 16;
+
+/**
+ * (16, 16) falls of the log-odds of `label`, in nats, when a patch of background covers each position of the pixels of
+ * `readPixels`. 256 forward passes; `onStep` hears of the share that is done, 0 to 1, and may return a promise.
+ */
+export function occlusion(
+  classifier: Classifier,
+  pixels: Uint8Array,
+  label: string,
+  options?: { onStep?: (share: number) => unknown },
+): Promise<Float64Array>;
+
+/** The map of `occlusion` as colours to lay over the image: red for the label, blue against it. */
+export function heatColours(heat: Float64Array): ImageData;
+
 export class LogoEdgeError extends Error {}
 export class BundleError extends LogoEdgeError {}
 export class ImageError extends LogoEdgeError {}

@@ -143,7 +143,7 @@ export function letterboxedSize(width, height, squarePx) {
 }
 
 /** To the nearest integer and, halfway between two, to the even one: Python's round. */
-function roundHalfEven(value) {
+export function roundHalfEven(value) {
   const low = Math.floor(value);
   const above = value - low;
   return above > 0.5 || (above === 0.5 && low % 2 === 1) ? low + 1 : low;
@@ -257,13 +257,13 @@ function composite(premultiplied, background) {
   }
 }
 
-/** The median colour of an opaque image's border; each corner counts twice. */
-function borderColour(rgba, width, height) {
+/** The median colour of the border of opaque (height, width, `channels`) pixels; each corner counts twice. */
+export function borderColour(pixels, width, height, channels = 4) {
   const border = [];
   for (let x = 0; x < width; x++) border.push(x, (height - 1) * width + x);
   for (let y = 0; y < height; y++) border.push(y * width, y * width + width - 1);
   return [0, 1, 2].map((channel) => {
-    const values = Uint8Array.from(border, (pixel) => rgba[pixel * 4 + channel]).sort();
+    const values = Uint8Array.from(border, (pixel) => pixels[pixel * channels + channel]).sort();
     return (values[values.length / 2 - 1] + values[values.length / 2]) >> 1;
   });
 }

@@ -6,13 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from system.web.serving import Server, node
-
-from logo_edge.bundle.record import DEFAULT_BUNDLE
-from logo_edge_train.data.icons import install_packages
+from system.web.serving import Server, build_demo, copy_package
 
 ROOT = Path(__file__).parents[3]
-WEB = ROOT / "runtime" / "web"
 HARNESS = """<!doctype html><script type="module">
 window.logo = await import("./demo/lib/index.js");
 </script>"""
@@ -21,14 +17,7 @@ window.logo = await import("./demo/lib/index.js");
 @pytest.fixture(scope="session")
 def package(tmp_path_factory) -> Path:
     """A copy of runtime/web beside the node_modules of its lock file."""
-    folder = tmp_path_factory.mktemp("web") / "package"
-    folder.mkdir()
-    for name in ("package.json", "build.js"):
-        shutil.copy(WEB / name, folder)
-    for name in ("src", "demo"):
-        shutil.copytree(WEB / name, folder / name)
-    (folder / "node_modules").symlink_to(install_packages(WEB, "web"))
-    return folder
+    return copy_package(tmp_path_factory.mktemp("web"))
 
 
 @pytest.fixture(scope="session")
@@ -36,8 +25,7 @@ def site(package) -> Path:
     """The built demo in demo/, with the default bundle, the robust bundle, and an empty page that has the package."""
     folder = package.parent / "site"
     folder.mkdir()
-    done = node("build.js", "--bundle", DEFAULT_BUNDLE, "--out", folder / "demo", folder=package)
-    assert done.returncode == 0, done.stderr
+    build_demo(package, folder / "demo")
     shutil.copytree(ROOT / "runtime" / "bundles" / "robust", folder / "robust")
     (folder / "harness.html").write_text(HARNESS, encoding="utf-8")
     return folder

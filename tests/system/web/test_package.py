@@ -26,6 +26,7 @@ from system.web.serving import node
 from logo_edge import Classifier, InputContract, Mode, load_image, preprocess
 from logo_edge.bundle.calibration import Conformal
 from logo_edge.bundle.record import DEFAULT_BUNDLE, DIGEST, RECORD, VECTORS, list_files, write_record
+from logo_edge.explain import STEPS, occlusion
 from logo_edge.preprocess import CROP, LETTERBOX
 
 ROOT = Path(__file__).parents[3]
@@ -414,6 +415,37 @@ def test_overlapping_calls_give_what_single_ones_give(page):
     assert len({result["bestGuess"] for result in apart}) == 4
 
 
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_a_heat_map_is_that_of_python(page, bundle):
+    script = (
+        "async ([bundle, image]) => {"
+        + BYTES
+        + """
+        const classifier = await logo.Classifier.load(bundle);
+        const pixels = await classifier.readPixels(bytes(image));
+        const { bestGuess } = classifier.decide(await classifier.run(pixels));
+        const shares = [];
+        const heat = await logo.occlusion(classifier, pixels, bestGuess, { onStep: (share) => shares.push(share) });
+        await classifier.release();
+        return { heat: [...heat], shares, colours: [...logo.heatColours(heat).data] };
+    }"""
+    )
+    path = SAMPLES[4]
+    found = page.evaluate(script, [bundle, base64_of(path.read_bytes())])
+    classifier = Classifier.load(BUNDLES[bundle])
+    expected = occlusion(classifier, classifier.read_pixels(path), classifier.classify(path).best_guess)
+    assert np.ptp(expected) > 1
+    # INT8 may round to the next step; that moves few positions, and by little
+    difference = np.abs(np.reshape(found["heat"], expected.shape) - expected)
+    assert difference.max() < 0.1 * np.ptp(expected)
+    assert np.median(difference) < 0.01 * np.ptp(expected)
+    assert found["shares"] == [(row + 1) / STEPS for row in range(STEPS)]
+    colours = np.reshape(found["colours"], (STEPS, STEPS, 4))
+    assert ((colours[..., 0] > colours[..., 2]) == (np.reshape(found["heat"], expected.shape) > 0)).all()
+    strongest = np.unravel_index(np.abs(found["heat"]).argmax(), expected.shape)
+    assert colours[strongest][3] == colours[..., 3].max() == 191
+
+
 def test_any_labels_do_and_no_calibration_is_needed(page, site, fake_bundle):
     shutil.copytree(fake_bundle(labels=("1", "0", "blue")), site / "fake", dirs_exist_ok=True)
     images = [encode(marked(colour, (20, 10)), "PNG") for colour in ("red", "#00ff00", "blue")]
@@ -542,7 +574,8 @@ def test_a_vector_that_the_model_does_not_give_is_refused(page, damaged):
 
 
 CONSUMER = """
-import { BundleError, Classifier, ImageError, type Classification, type Mode } from "logo-edge-web";
+import { BundleError, Classifier, HEAT_STEPS, ImageError, heatColours, occlusion } from "logo-edge-web";
+import type { Classification, Mode } from "logo-edge-web";
 
 const mode: Mode = "strict";
 const options = { mode, coverage: 0.95, selfTest: true };
@@ -552,6 +585,8 @@ const label: string | null = result.label;
 for await (const each of classifier.classifyMany([new Uint8Array(4)])) {
   console.log(each instanceof ImageError ? each.message : each.predictionSet?.join());
 }
+const heat: Float64Array = await occlusion(classifier, await classifier.readPixels(new Blob()), result.bestGuess);
+console.log(heatColours(heat).width === HEAT_STEPS);
 console.log(label, classifier.bundle.calibration.familiarity?.threshold, new BundleError("no"));
 // @ts-expect-error: label may be null
 const sure: string = result.label;
@@ -580,7 +615,7 @@ def test_the_declarations_fit_a_typescript_program_and_name_all_that_is_exported
     assert done.returncode == 0, done.stdout + done.stderr
     declared = (package / "src" / "index.d.ts").read_text()
     names = page.evaluate("Object.keys(logo)")
-    assert len(names) == 10
+    assert len(names) == 13
     assert [name for name in names if not re.search(rf"^export (const|class|function) {name}\b", declared, re.M)] == []
 
 

@@ -18,10 +18,11 @@ from functools import partial
 from logo_edge.errors import ImageError, LogoEdgeError, MissingExtraError
 from logo_edge.exits import describe_os_error
 from logo_edge.images.load import load_reduced
+from logo_edge.pages import encode_webp
 from logo_edge.preprocess import InputContract, preprocess
 from logo_edge_train.data.images import READERS
 from logo_edge_train.review.session import Session
-from logo_edge_train.review.sheet import PICTURE_PX, encode_webp
+from logo_edge_train.review.sheet import PICTURE_PX
 
 try:
     import uvicorn

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from logo_edge.errors import DatasetError
 from logo_edge.names import shown
+from logo_edge.pages import text_of
 from logo_edge_train.csv_table import CsvTable
 from logo_edge_train.data.manifest import LogoRow, Manifest, read_one_label
 from logo_edge_train.data.pool import unlabelled_rows
@@ -21,7 +22,7 @@ from logo_edge_train.review.corrections import (
     rows_of_groups,
 )
 from logo_edge_train.review.corrections_file import CorrectionsFile
-from logo_edge_train.review.sheet import fill_page, list_records, text_of
+from logo_edge_train.review.sheet import fill_page, list_records
 
 Probabilities = dict[str, float]  # class -> probability; empty if unknown
 

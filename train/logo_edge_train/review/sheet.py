@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import io
 import json
 from collections.abc import Iterable
 from functools import partial
@@ -14,11 +13,9 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
 
-import numpy as np
-from PIL import Image
-
 from logo_edge.files import write_file
 from logo_edge.names import alike, printable
+from logo_edge.pages import image_uri, page_style, text_of
 from logo_edge.preprocess import InputContract, preprocess
 from logo_edge_train.data.images import map_images
 from logo_edge_train.data.manifest import LogoRow
@@ -85,13 +82,9 @@ def fill_page(title: str, lead: str, saved: str, listed: dict, *, sources: str =
         script=script,
         data=json.dumps(listed).replace("<", "\\u003c"),  # cannot end the script element
         size=PICTURE_PX,
+        style=page_style(),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
-
-
-def text_of(name: str) -> str:
-    """A name as escaped HTML."""
-    return html.escape(printable(name))
 
 
 def assign_keys(classes: tuple[str, ...]) -> list[str]:
@@ -103,15 +96,3 @@ def assign_keys(classes: tuple[str, ...]) -> list[str]:
         free.pop(key, None)
         keys.append(key)
     return keys
-
-
-def image_uri(pixels: np.ndarray) -> str:
-    """The (H, W, 3) uint8 pixels as a WebP data URI."""
-    return "data:image/webp;base64," + base64.b64encode(encode_webp(pixels)).decode()
-
-
-def encode_webp(pixels: np.ndarray) -> bytes:
-    """The (H, W, 3) uint8 pixels as a WebP file."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "WEBP", quality=82, method=4)
-    return buffer.getvalue()
