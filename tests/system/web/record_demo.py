@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 import tempfile
 import time
@@ -27,7 +28,7 @@ from logo_edge.machine import describe_machine
 ROOT = WEB.parents[1]
 PICTURE = ROOT / "docs" / "demo.webp"
 DESCRIPTION = 0x010E  # EXIF's ImageDescription
-SIZE_PX = {"width": 880, "height": 660}
+SIZE_PX = {"width": 960, "height": 740}
 SHOWN = ("02-text.png", "04-complex.png", "07-badge.png")  # a label, not a logo, unsure
 ARROW = [(0, 0), (0, 17), (4, 13), (7, 20), (10, 19), (7, 12), (12, 12)]
 
@@ -61,7 +62,7 @@ class Recorder:
         exif = Image.Exif()
         exif[DESCRIPTION] = json.dumps(description)
         file, (first, *others) = io.BytesIO(), self.frames
-        quality = {"quality": 72, "method": 6, "loop": 0}
+        quality = {"quality": 82, "method": 6, "loop": 0}
         first.save(file, "WEBP", save_all=True, append_images=others, duration=self.times_ms, exif=exif, **quality)
         return file.getvalue()
 
@@ -82,7 +83,7 @@ def use(recorder: Recorder) -> list[str]:
     why.click()
     recorder.follow("canvas:not([hidden])", why)
     recorder.frame(3500, why)
-    always = page.get_by_text("always", exact=True)
+    always = page.get_by_label("always")
     recorder.frame(600, always)
     always.click()
     recorder.frame(3000, always)
@@ -103,6 +104,7 @@ def main() -> None:
             "times": dict(zip(SHOWN, shown, strict=True)),
             "browser": f"Chromium {browser.version}",
             "cpu": machine["cpu"],
+            "load": os.getloadavg()[0],
             "date": time.strftime("%Y-%m-%d"),
         }
         write_file(PICTURE, recorder.encoded(description))

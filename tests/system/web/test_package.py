@@ -430,7 +430,7 @@ def test_a_heat_map_is_that_of_python(page, bundle):
         return { heat: [...heat], shares, colours: [...logo.heatColours(heat).data] };
     }"""
     )
-    path = SAMPLES[4]
+    path = SAMPLES[6]
     found = page.evaluate(script, [bundle, base64_of(path.read_bytes())])
     classifier = Classifier.load(BUNDLES[bundle])
     expected = occlusion(classifier, classifier.read_pixels(path), classifier.classify(path).best_guess)
