@@ -91,6 +91,7 @@ def test_a_figure_that_follows_from_its_source_passes(check, source, text):
         ("code/limits.py MAX_BYTES", "It reads 20 bytes.", "'20' has no source"),
         ("table gone", "It takes 1.2 ms.", "no page has this table"),
         ("64 https://arxiv.org/abs/1234", "It asks for 65 queries.", "'65' has no source"),
+        ("1.2", "It takes 1.2 ms.", "not its own source"),
         ("see the results", "It takes 1.2 ms.", "neither a table"),
         ("__import__('os').getpid()", "It takes 1.2 ms.", "no arithmetic"),
     ],

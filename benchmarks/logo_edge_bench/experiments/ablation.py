@@ -197,7 +197,6 @@ def fit_fold(
         **{name: history[-1][name] for name in METRICS},
         "seconds": seconds,
         "cpu_seconds": cpu_seconds,
-        "curve": [epoch["accuracy"] for epoch in history],
         "settings": settings,
         "fold_sha256": file_hash(fold),
         "folder": key,

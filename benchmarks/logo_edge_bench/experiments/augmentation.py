@@ -10,8 +10,7 @@ which needs no fit per policy). That cost is linear in the probability, so nothi
 greatest magnitude that costs less than MOST_COST over all logos and less than twice that in every class, and a
 probability that falls from MOST_PROBABILITY at no cost to 0 at MOST_COST.
 
-Interrupted, it resumes from the networks in runs/augmentation/ and from the figures with the same settings. Val, calib
-and test are not used.
+Interrupted, it resumes from the networks and losses in runs/augmentation/. Val, calib and test are not used.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +27,7 @@ import torch
 from sklearn.model_selection import StratifiedGroupKFold
 
 from logo_edge.probabilities import softmax
-from logo_edge_bench.experiments.record import RUNS, Device, Out, read_logos, read_record, write_record
+from logo_edge_bench.experiments.record import RUNS, Device, Out, file_name, keep_arrays, read_logos, write_record
 from logo_edge_train.checkpoints import load_network, save_member
 from logo_edge_train.data.augment import make_augmentation, weaken
 from logo_edge_train.data.dataset import LogoDataset
@@ -68,30 +68,28 @@ def measure(
         "max_images": max_images,
         "base": json.loads(json.dumps(asdict(TeacherAugment()))),
     }
-    record = read_record(out, {})
-    if record.get("settings") != settings:
-        record = {"split": "train", "settings": settings, "folds": {}}
     train = manifest.split("train")
     left_out = find_lookalikes(manifest, train)
     rows = stratified_sample([row for row in train if row not in left_out], max_images)
     labels, groups = [row.label for row in rows], [row.group for row in rows]
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0).split(rows, labels, groups)
+    labels_of_folds, losses = [], {name: [] for name in variants()}
     with FitProgress() as progress:
         for fold, parts in enumerate(folds):
-            figures = record["folds"].setdefault(str(fold), {})
-            missing = [name for name in variants() if name not in figures]
-            if not missing:
-                continue
             fitted_on, held_out = ([rows[index] for index in part] for part in parts)
-            fitted = fit_fold(manifest, fitted_on, held_out, settings, fold, work, chosen_device, progress)
-            figures["labels"] = [row.label for row in held_out]
+            fitted = cache(
+                partial(fit_fold, manifest, fitted_on, held_out, settings, fold, work, chosen_device, progress)
+            )
             dataset = draw_dataset(manifest, held_out, network)
-            for name in missing:
-                figures[name] = cross_entropies(fitted, dataset, variants()[name], views, chosen_device)
-                progress.say(f"  fold {fold + 1}: {name}: {np.mean(figures[name]):.3f}")
-                write_record(out, record)
-    policy, costs = learn_policy(record["folds"], manifest.classes)
-    write_record(out, {**record, "costs": costs, "policy": policy})
+            labels_of_folds += [row.label for row in held_out]
+            for name, augment in variants().items():
+                path = work / f"{network}-{epochs}-{max_images}-{fold}-{views}-{file_name(name)}.safetensors"
+                compute = partial(cross_entropies, fitted, dataset, augment, views, chosen_device)
+                losses[name].append(keep_arrays(path, compute)["nats"])
+                progress.say(f"  fold {fold + 1}: {name}: {losses[name][-1].mean():.3f}")
+    joined = {name: np.concatenate(parts) for name, parts in losses.items()}
+    policy, costs = learn_policy(joined, np.array(labels_of_folds), manifest.classes)
+    write_record(out, {"split": "train", "settings": settings, "costs": costs, "policy": policy})
     print("policy = " + json.dumps(policy))
 
 
@@ -166,20 +164,23 @@ def draw_dataset(
 
 
 def cross_entropies(
-    network: LogoNetwork, dataset: LogoDataset, augment: AugmentConfig, views: int, device: torch.device
-) -> list[float]:
-    """Each logo's cross-entropy with its votes, nats, under the augmentation, the mean over its views."""
+    fitted: Callable[[], LogoNetwork], dataset: LogoDataset, augment: AugmentConfig, views: int, device: torch.device
+) -> dict[str, np.ndarray]:
+    """{"nats": (N,)}: each logo's cross-entropy with its votes under the augmentation, the mean over its views."""
     dataset.augmentation, totals = make_augmentation(augment, dataset.contract), np.zeros(len(dataset))
     for dataset.seed in range(views):
-        probabilities = softmax(predict_logits(network, dataset, device))
+        probabilities = softmax(predict_logits(fitted(), dataset, device))
         totals -= (dataset.targets * np.log(np.maximum(probabilities, 1e-12))).sum(1)
-    return (totals / views).round(5).tolist()
+    return {"nats": totals / views}
 
 
-def learn_policy(folds: dict[str, dict], classes: tuple[str, ...]) -> tuple[list[str], dict[str, dict]]:
-    """The policy in a recipe's form; and each operation and magnitude's cost, with its standard error and by class."""
-    labels = np.concatenate([fold["labels"] for fold in folds.values()])
-    losses = {name: np.concatenate([fold[name] for fold in folds.values()]) for name in variants()}
+def learn_policy(
+    losses: dict[str, np.ndarray], labels: np.ndarray, classes: tuple[str, ...]
+) -> tuple[list[str], dict[str, dict]]:
+    """The policy in a recipe's form; and each operation and magnitude's cost, with its standard error and by class.
+
+    losses: (N,) nats for each of `variants()`; labels: (N,).
+    """
     policy, costs = [], {}
     for operation in OPERATIONS:
         chosen = False

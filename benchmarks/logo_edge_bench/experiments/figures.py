@@ -229,6 +229,8 @@ def read_source(text: str, tables: dict[str, str], root: Path = ROOT, results: P
         values = list(read_code(root / first, rest))
     else:
         expression = parse_expression(text)
+        if isinstance(expression, ast.Constant):
+            raise SourceError("a number is not its own source")
         names = frozenset(node.id for node in ast.walk(expression) if isinstance(node, ast.Name))
         values = list(list_numbers(compute(expression, lambda node: read_result(node, results))))
     return checked(Source(text, tuple(values), results=names))

@@ -132,7 +132,6 @@ def probe_start(recipe: Recipe, folder: Path, device: torch.device, report: Call
         "chosen": {**linear.best_params_, **neighbours.best_params_},
         "features": train.shape[1],
         "pretraining_seconds": sum(epoch["seconds"] for epoch in history),
-        "pretraining_history": history,
     }
 
 

@@ -51,7 +51,6 @@ UNSTAMPED = {  # results of today's bundles or code that were measured before re
     *("default_calibration", "default_report", "default_robustness", "enroll", "evaluation"),
     *("robust_calibration", "robust_robustness"),
 }
-UNSOURCED = {"confidence"}  # pages without sources yet
 
 
 def measure(*, check: Annotated[bool, "write nothing; exit status 1 where a document is not current"] = False) -> None:
@@ -67,8 +66,7 @@ def measure(*, check: Annotated[bool, "write nothing; exit status 1 where a docu
             document.write_text(current, encoding="utf-8")
     if outdated:
         sys.exit(f"{', '.join(outdated)}: the tables differ from benchmarks/results; run {EXPERIMENTS} tables")
-    pages = {name: page for name, page in figures.read_pages().items() if Path(name).stem not in UNSOURCED}
-    if check and (wrong := figures.check_figures(pages, EARLIER)):
+    if check and (wrong := figures.check_figures(figures.read_pages(), EARLIER)):
         sys.exit("\n".join(wrong))
 
 
