@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from playwright.sync_api import expect
 from system.browser.page import find_barriers
+from system.web.record_demo import DESCRIPTION, PICTURE, SHOWN
 from system.web.serving import Server
 
 from logo_edge import Classifier
@@ -244,3 +246,17 @@ def test_a_damaged_bundle_is_told(browser, site, server):
     page.goto(f"{server.url}/demo/")
     expect(page.locator("#status")).to_contain_text("It does not work here: model.onnx: not the file that was packed")
     page.close()
+
+
+def test_readme_shows_a_small_recording_of_the_bundle_that_ships():
+    """Else: python tests/system/web/record_demo.py."""
+    assert PICTURE.relative_to(ROOT).as_posix() in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert PICTURE.stat().st_size < 1_000_000
+    with Image.open(PICTURE) as picture:
+        description = json.loads(picture.getexif()[DESCRIPTION])
+        assert picture.n_frames >= 7
+    classifier = Classifier.load()
+    assert description["model_sha256"] == classifier.model_sha256
+    assert list(description["times"]) == list(SHOWN)
+    reasons = [classifier.classify(ROOT / "runtime" / "logo_edge" / "samples" / name).reason for name in SHOWN]
+    assert reasons == [None, "not_a_logo", "low_confidence"], "a label, and each plain refusal"
