@@ -20,17 +20,22 @@ INLINE void write_samples(Samples samples, uint8_t *bytes, int channels) {
 INLINE Samples total(Samples one, Samples other) { return (one + other) & 255; }
 INLINE Samples mean(Samples one, Samples other) { return (one + other) >> 1; }
 
-INLINE Samples magnitude_of(Samples samples) {
-  const Samples signs = samples >> 15;
-  return (samples ^ signs) - signs;
-}
+#ifdef __SSE2__
+#include <emmintrin.h>
+INLINE Samples smaller_of(Samples one, Samples other) { return (Samples)_mm_min_epi16((__m128i)one, (__m128i)other); }
+INLINE Samples magnitude_of(Samples samples) { return (Samples)_mm_max_epi16((__m128i)samples, (__m128i)-samples); }
+#else
+INLINE Samples smaller_of(Samples one, Samples other) { return (one & (one < other)) | (other & ~(one < other)); }
+INLINE Samples magnitude_of(Samples samples) { return (samples ^ (samples >> 15)) - (samples >> 15); }
+#endif
 
 /* The one of left, up and corner that is nearest to left + up - corner; of equally near ones the first. */
 INLINE Samples nearest(Samples left, Samples up, Samples corner) {
   const Samples of_left = magnitude_of(up - corner), of_up = magnitude_of(left - corner);
-  const Samples of_corner = magnitude_of(left + up - 2 * corner);
-  const Samples not_left = (of_left > of_up) | (of_left > of_corner), not_up = of_up > of_corner;
-  return (left & ~not_left) | (not_left & ((up & ~not_up) | (corner & not_up)));
+  const Samples of_corner = magnitude_of((left - corner) + (up - corner));
+  const Samples least_of = smaller_of(smaller_of(of_left, of_up), of_corner);
+  const Samples is_left = least_of == of_left, is_up = least_of == of_up;
+  return (left & is_left) | (~is_left & ((up & is_up) | (corner & ~is_up)));
 }
 #else
 #define INLINE static inline

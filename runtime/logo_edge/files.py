@@ -9,8 +9,6 @@ import glob
 import json
 import math
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -64,6 +62,9 @@ def folder_beside(path: str | os.PathLike) -> Iterator[Path]:
 
     Where the block does not raise, such folders of killed processes are deleted too. Raises OSError.
     """
+    import shutil  # these two take 4 ms, which a start should not cost
+    import tempfile
+
     path = Path(path).absolute()
     prefix, suffix = PARTS.format(path.name).split("*")
     folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=prefix, suffix=suffix))
@@ -138,6 +139,8 @@ def _delete_parts(folder: Path) -> None:
 
 def _delete_unlocked(path: Path) -> None:
     """Deletes the file or folder, unless a process has locked it."""
+    import shutil
+
     with suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
         try:

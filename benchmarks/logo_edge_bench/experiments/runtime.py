@@ -1,8 +1,9 @@
 """Speed and memory of the runtime: `python -m logo_edge_bench.experiments runtime [--images 100000] [--rounds 40]`.
 
 Speed is given as ratios measured by turns in one run, and also in CPU seconds, which other programs disturb less: end
-to end, relative to a fast decoder and a bare session on the same 512 px images; and the whole process of `logo-edge
-classify one.png`, relative to a bare import of NumPy and ONNX Runtime. Memory is the resident set after a number of
+to end, relative to a fast decoder and a bare session on the same images, 512 px each or a folder of small files; and
+the whole process of `logo-edge classify one.png`, relative to a bare import of NumPy and ONNX Runtime. Two threads are
+compared with one, for each stage: a decoder that keeps Python's lock gains nothing. Memory is the resident set after a number of
 images; `tests/runtime/test_memory.py` requires a growth below 2 % on fewer images.
 """
 
@@ -15,6 +16,8 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,7 +37,7 @@ from logo_edge import Classifier
 from logo_edge.bundle.record import read_bundle
 from logo_edge.classifier import REDUCED_SHIFT, REDUCED_SIDES
 from logo_edge.decision import logo_score, may_change
-from logo_edge.images.load import load_reduced
+from logo_edge.images.load import load_image, load_reduced
 from logo_edge.preprocess import preprocess
 from logo_edge_bench.experiments.record import BUNDLES, Out, write_record
 from logo_edge_train.data.icons import LABELS
@@ -47,6 +50,8 @@ BARE = "import numpy, onnxruntime"
 VAL_STEP = 4  # every fourth logo of val becomes a large JPEG
 WARM_IMAGES = 1000  # each file about fifteen times; memory after them is compared with memory at the end
 CLOCKS = ("wall", "cpu")
+SMALL_FILES, SMALL_PX = 1000, (48, 160)  # half PNG, half JPEG
+BUSY_LOAD = 2  # a load average from which on the machine is busy
 
 
 def measure(
@@ -56,10 +61,14 @@ def measure(
     rounds: int = 40,
     out: Out,
 ) -> None:
+    classifier, load = Classifier.load(), os.getloadavg()[0]
     record = {
-        "steady_state_512px": measure_steady_state(Classifier.load(), rounds),
+        "preset": "full" if load < BUSY_LOAD else "busy machine",
+        "steady_state_512px": measure_steady_state(classifier, rounds),
+        "small_files": measure_folder(classifier, max(3, rounds // 8)),
+        "threads": measure_threads(classifier, max(3, rounds // 8)),
         "start": measure_start(max(9, rounds // 2)),
-        "load_average": os.getloadavg()[0],
+        "load_average": load,
         "reduced_jpeg": {name: measure_reduced(folder) for name, folder in BUNDLES.items()},
     }
     if images:
@@ -68,11 +77,11 @@ def measure(
     write_record(out, record, map(read_bundle, BUNDLES.values()))
 
 
-def encode(kind: str) -> list[bytes]:
+def encode(kind: str, side_px: int = SIDE_PX) -> list[bytes]:
     """The sample drawings as PNG with transparency, or as JPEG on white."""
     files = []
     for path in sorted(SAMPLES.glob("*.png")):
-        image = Image.open(path, formats=("PNG", "JPEG", "WEBP")).convert("RGBA").resize((SIDE_PX, SIDE_PX))
+        image = Image.open(path, formats=("PNG", "JPEG", "WEBP")).convert("RGBA").resize((side_px, side_px))
         if kind == "JPEG":
             flat = Image.new("RGBA", image.size, "white")
             flat.alpha_composite(image)
@@ -113,6 +122,101 @@ def measure_steady_state(classifier: Classifier, rounds: int) -> dict:
             "calls": len(kept["bare"]),
         }
     return figures
+
+
+def measure_folder(classifier: Classifier, rounds: int) -> dict:
+    """Medians over `rounds` of SMALL_FILES small files, in milliseconds a file, by turns: wall and CPU.
+
+    Bare is to read and decode each file and to run the session.
+    """
+    run, random = bare_session(classifier), np.random.default_rng(0)
+    decoders = {".png": pyspng.load, ".jpeg": simplejpeg.decode_jpeg}
+    with tempfile.TemporaryDirectory() as folder:
+        paths = []
+        while len(paths) < SMALL_FILES:
+            for kind in ("PNG", "JPEG"):
+                for data in encode(kind, int(random.integers(*SMALL_PX, endpoint=True))):
+                    paths.append(Path(folder, f"{len(paths):04}.{kind.lower()}"))
+                    paths[-1].write_bytes(data)
+        names = [str(path) for path in paths[:SMALL_FILES]]
+
+        def bare() -> None:
+            for path in paths[:SMALL_FILES]:
+                decoders[path.suffix](path.read_bytes())
+                run()
+
+        calls = {"bare": bare, "classify": lambda: list(classifier.classify_many(names))}
+        times: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
+        for turn in range(rounds + 1):
+            for name, call in calls.items():
+                wall, cpu = time.perf_counter(), time.thread_time()
+                call()
+                if turn:
+                    times[name].append((time.perf_counter() - wall, time.thread_time() - cpu))
+    medians = {name: np.median(values, axis=0) * 1e3 / SMALL_FILES for name, values in times.items()}
+    return {
+        **{f"{name}_{clock}_ms": float(medians[name][index]) for name in calls for index, clock in enumerate(CLOCKS)},
+        **{f"ratio_{clock}": float(medians["classify"][i] / medians["bare"][i]) for i, clock in enumerate(CLOCKS)},
+        "files": SMALL_FILES,
+    }
+
+
+def measure_threads(classifier: Classifier, rounds: int) -> dict:
+    """For each stage of 512 px images, the images a second of two threads relative to one: medians over `rounds`.
+
+    `alone` is the same without the time that the threads waited for a core, which other programs had (Linux): they then
+    wait for each other alone.
+    """
+    pngs, jpegs = encode("PNG"), encode("JPEG")
+    pictures = [simplejpeg.decode_jpeg(data) for data in jpegs]
+    pixels = [preprocess(picture, classifier.bundle.input)[None] for picture in pictures]
+    stages = {
+        "Pillow, PNG": (lambda data: Image.open(io.BytesIO(data), formats=("PNG",)).load(), pngs),
+        "pyspng": (pyspng.load, pngs),
+        "own decoder, PNG": (load_image, pngs),
+        "Pillow, JPEG": (lambda data: Image.open(io.BytesIO(data), formats=("JPEG",)).load(), jpegs),
+        "simplejpeg": (simplejpeg.decode_jpeg, jpegs),
+        "preprocessing": (lambda picture: preprocess(picture, classifier.bundle.input), pictures),
+        "session": (classifier.logits, pixels),
+        "classify, PNG": (classifier.classify, pngs),
+        "classify, JPEG": (classifier.classify, jpegs),
+    }
+    figures = {}
+    for name, (call, arguments) in stages.items():
+        time_threads(call, arguments, 1)
+        pairs = [[time_threads(call, arguments * 8, threads) for threads in (1, 2)] for _ in range(rounds)]
+        ratios = np.median([2 * one / two for one, two in np.array(pairs)], axis=0)
+        figures[name] = {"wall": float(ratios[0]), "alone": float(ratios[1])}
+    return figures
+
+
+def time_threads(call: Callable, arguments: list, threads: int) -> tuple[float, float]:
+    """Seconds until each of the threads has called it with every argument; and without their waits for a core."""
+    barrier, times = threading.Barrier(threads), []
+
+    def work() -> None:
+        barrier.wait()
+        start, waited = time.perf_counter(), waited_s()
+        for argument in arguments:
+            call(argument)
+        wall = time.perf_counter() - start
+        times.append((wall, wall - (waited_s() - waited)))
+
+    workers = [threading.Thread(target=work) for _ in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    wall, alone = np.mean(times, axis=0).tolist()
+    return wall, alone
+
+
+def waited_s() -> float:
+    """How long this thread could have run and had no core; 0 where the system does not say. Linux, sched-stats.rst."""
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_text(encoding="ascii").split()[1]) / 1e9
+    except OSError:
+        return 0.0
 
 
 def measure_start(rounds: int) -> dict:

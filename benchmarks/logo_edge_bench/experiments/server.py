@@ -19,7 +19,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
-from itertools import cycle
+from itertools import cycle, islice
 from typing import Annotated
 
 import numpy as np
@@ -34,10 +34,14 @@ CASES = (  # clients, images a request, options of the service
     (1, 1, ()),
     (4, 1, ()),
     (16, 1, ()),
-    (16, 1, ("--batch", "1")),
+    (16, 1, ("--batch", "16")),
     (4, 32, ()),
     (64, 1, ()),  # more than the 32 requests that it accepts
 )
+
+
+WORKERS = os.cpu_count() or 1  # of the service, by default
+IN_PROCESS = 1000  # images
 
 
 def measure(*, seconds: Annotated[float, "of each case"] = 10.0, out: Out) -> None:
@@ -49,6 +53,7 @@ def measure(*, seconds: Annotated[float, "of each case"] = 10.0, out: Out) -> No
     for _ in range(200):
         classifier.classify(next(turn))
     cpu_s = (time.process_time() - cpu_s) / 200
+    pace = measure_pace(classifier)
     rows = []
     for clients, images, options in CASES:
         with service(options) as port:
@@ -76,9 +81,18 @@ def measure(*, seconds: Annotated[float, "of each case"] = 10.0, out: Out) -> No
         "load_before": load_before,
         "load_after": os.getloadavg()[0],
         "direct": {**vars(direct), "cpu_s_per_image": cpu_s},
+        "in_process": {"threads": WORKERS, "images_per_s": pace},
         "entries": rows,
     }
     write_record(out, record, [classifier.bundle])
+
+
+def measure_pace(classifier: Classifier) -> float:
+    """Images a second of `classify_many` with as many threads as the service has, without it."""
+    files = [path.read_bytes() for path in SAMPLES]
+    start = time.perf_counter()
+    images = sum(1 for _ in classifier.classify_many(islice(cycle(files), IN_PROCESS), workers=WORKERS))
+    return images / (time.perf_counter() - start)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +30,8 @@ class Mnn:
 
     def _session(self):
         if not hasattr(self._local, "session"):
+            import tempfile  # slow to load; other backends do not need it
+
             with tempfile.TemporaryDirectory() as folder:  # MNN takes no bytes
                 path = Path(folder) / "model.mnn"
                 path.write_bytes(self._model.data)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,6 +32,8 @@ class Ncnn:
         options.num_threads = resources.threads
         half = model.weights.startswith(FLOAT16)
         options.use_fp16_packed = options.use_fp16_storage = options.use_fp16_arithmetic = half
+        import tempfile  # slow to load; other backends do not need it
+
         # load_model_mem would leave the network with pointers to a freed copy of the bytes
         with tempfile.TemporaryDirectory() as folder:
             weights = Path(folder) / "weights.bin"

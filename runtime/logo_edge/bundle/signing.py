@@ -15,7 +15,6 @@ import binascii
 import hashlib
 import json
 import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +86,8 @@ def sign_for_openssf(folder: Path, private_key: str | os.PathLike) -> Path:
     verify key` does (github.com/sigstore/model-transparency). The caller has read the bundle. Raises LogoEdgeError
     for a bad key.
     """
+    import tempfile  # slow to load; most starts do not need it
+
     try:
         from model_signing import hashing, signing
     except ImportError as error:

@@ -26,7 +26,7 @@ from logo_edge.images.headers import (
     orientation_in_xmp,
     read_image_file,
 )
-from logo_edge.images.png import read_plain_png
+from logo_edge.images.png import plain_size, read_plain_png
 from logo_edge.images.svg import is_svg, render_svg
 
 try:
@@ -185,7 +185,10 @@ def decoding_cost(data: bytes, max_pixels: int = MAX_PIXELS) -> int:
     Raises ImageError where the cost is above `max_pixels`.
     """
     try:
-        image, file, _ = _open(data, "the bytes", max_pixels)
+        file = _read_header(data, "the bytes", max_pixels)
+        if (size := plain_size(file.data)) and math.prod(size) <= max_pixels:
+            return math.prod(size)
+        image, _ = _open(file, "the bytes", max_pixels)
     except ImageError:
         raise
     except Exception:  # as in _decode
@@ -210,7 +213,10 @@ def _decode(
     try:
         if is_svg(data):
             data = render_svg(data, name)
-        image, file, denominator = _open(data, name, max_pixels)
+        file = _read_header(data, name, max_pixels)
+        if fast and (pixels := _decode_plain(file, max_pixels)) is not None:
+            return pixels, None
+        image, denominator = _open(file, name, max_pixels)
         if image.format == "JPEG" and b"\xff\xd9" not in file.data:
             file = replace(file, data=_add_end(file, denominator, image.layers))
             image = _open_lazily(file.data, file.kind)
@@ -247,22 +253,27 @@ def _decode(
         raise ImageError(f"{name}: damaged or truncated image ({type(error).__name__}: {error})") from error
 
 
-def _open(data: bytes, name: str, max_pixels: int) -> tuple[Image.Image, ImageFile, int]:
-    """The image, not decoded yet, its file, and the smallest denominator of the scale at which it may be decoded.
-
-    Raises ImageError where it costs more than `max_pixels`.
-    """
+def _read_header(data: bytes, name: str, max_pixels: int) -> ImageFile:
+    """The file, not decoded yet. Raises ImageError where it promises more than `max_pixels`."""
     try:
         file = read_image_file(data)
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from None
     for size in file.sizes:
         _check_pixel_count(size, name, max_pixels // COSTS.get(file.kind, 1))
+    return file
+
+
+def _open(file: ImageFile, name: str, max_pixels: int) -> tuple[Image.Image, int]:
+    """The image, not decoded yet, and the smallest denominator of the scale at which it may be decoded.
+
+    Raises ImageError where it costs more than `max_pixels`.
+    """
     image = _open_lazily(file.data, file.kind)
     if image.format == "JPEG":
-        return image, file, _check_jpeg(image, file, name, max_pixels)
+        return image, _check_jpeg(image, file, name, max_pixels)
     _check_pixel_count(image.size, name, max_pixels // _cost_of_pixel(image, file))
-    return image, file, 1
+    return image, 1
 
 
 def _cost_of_pixel(image: Image.Image, file: ImageFile) -> float:
@@ -336,13 +347,17 @@ def _denominator(image: Image.Image, least_sides: tuple[int, int] | None) -> int
     return next((scale for scale in (8, 4, 2) if longer >= least * scale and shorter >= least_shorter * scale), 1)
 
 
+def _decode_plain(file: ImageFile, max_pixels: int) -> np.ndarray | None:
+    """The pixels of a PNG that needs no Pillow, whose reader takes 10 ms to import; None for other files."""
+    size = plain_size(file.data) if file.orientation == 1 else None
+    return read_plain_png(file.data, size) if size and math.prod(size) <= max_pixels else None
+
+
 def _decode_fast(image: Image.Image, file: ImageFile, denominator: int) -> np.ndarray | None:
-    """The pixels of a faster decoder, or None where they could differ from Pillow's."""
+    """The pixels by simplejpeg, or None where they could differ from Pillow's."""
     if file.orientation != 1:
         return None
     try:
-        if image.format == "PNG" and "transparency" not in image.info and not image.is_animated:
-            return read_plain_png(file.data)
         if image.format == "JPEG" and simplejpeg is not None and image.mode == "RGB":
             least = {} if denominator == 1 else {"min_width": image.size[0] // denominator, "min_factor": denominator}
             return simplejpeg.decode_jpeg(file.data, "RGB", fastdct=False, fastupsample=False, **least)

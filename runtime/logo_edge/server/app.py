@@ -146,6 +146,11 @@ def create_app(
             metrics.count_unreadable()
             raise
 
+    def classify_now(data: bytes, *, is_slow_lane: bool) -> Classification | None:
+        """The classification; None for a costly picture, unless this is the slow lane."""
+        pixels = decode(data, is_slow_lane=is_slow_lane)
+        return None if pixels is None else forward(pixels[None])[0]
+
     @asynccontextmanager
     async def lifespan(app: FastAPI):
         app.state.batcher = Batcher(forward, limits)
@@ -208,11 +213,12 @@ def create_app(
             return NamedResult(name, error=str(error))
 
     async def classify_one(data: bytes, one_by_one: asyncio.Lock) -> Classification:
-        pixels = await quick.run(partial(decode, data, is_slow_lane=False))
-        if pixels is None:
+        work = decode if limits.batch > 1 else classify_now  # a batch is filled between two threads
+        result = await quick.run(partial(work, data, is_slow_lane=False))
+        if result is None:
             async with one_by_one:
-                pixels = await slow.run(partial(decode, data, is_slow_lane=True))
-        return await app.state.batcher.classify(pixels)
+                result = await slow.run(partial(work, data, is_slow_lane=True))
+        return await app.state.batcher.classify(result) if limits.batch > 1 else result
 
     info_responses = problem_responses(422, *refusals)
 

@@ -52,7 +52,7 @@ class Limits:
     drawings: bool = True
     drawing_s: float = 0.5
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
-    batch: int = 16
+    batch: int = 1
     batch_delay_ms: float = 0.0
 
 
