@@ -3,8 +3,8 @@
 Speed is given as ratios measured by turns in one run, and also in CPU seconds, which other programs disturb less: end
 to end, relative to a fast decoder and a bare session on the same images, 512 px each or a folder of small files; and
 the whole process of `logo-edge classify one.png`, relative to a bare import of NumPy and ONNX Runtime. Two threads are
-compared with one, for each stage: a decoder that keeps Python's lock gains nothing. Memory is the resident set after a number of
-images; `tests/runtime/test_memory.py` requires a growth below 2 % on fewer images.
+compared with one, for each stage: a decoder that keeps Python's lock gains nothing. Memory is the resident set after a
+number of images; `tests/runtime/test_memory.py` requires a growth below 2 % on fewer images.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from logo_edge import Classifier
 from logo_edge.bundle.record import read_bundle
 from logo_edge.classifier import REDUCED_SHIFT, REDUCED_SIDES
 from logo_edge.decision import logo_score, may_change
-from logo_edge.images.load import load_image, load_reduced
+from logo_edge.images.load import load_reduced
 from logo_edge.preprocess import preprocess
 from logo_edge_bench.experiments.record import BUNDLES, Out, write_record
 from logo_edge_train.data.icons import LABELS
@@ -173,7 +173,7 @@ def measure_threads(classifier: Classifier, rounds: int) -> dict:
     stages = {
         "Pillow, PNG": (lambda data: Image.open(io.BytesIO(data), formats=("PNG",)).load(), pngs),
         "pyspng": (pyspng.load, pngs),
-        "own decoder, PNG": (load_image, pngs),
+        "own decoder, PNG": (lambda data: load_reduced(data, None), pngs),
         "Pillow, JPEG": (lambda data: Image.open(io.BytesIO(data), formats=("JPEG",)).load(), jpegs),
         "simplejpeg": (simplejpeg.decode_jpeg, jpegs),
         "preprocessing": (lambda picture: preprocess(picture, classifier.bundle.input), pictures),

@@ -184,10 +184,12 @@ def server(result: dict) -> str:
         ("memory", "{resident_mb:.0f} MB"),
     )
     direct, before, after = result["direct"], result["load_before"], result["load_after"]
+    in_process = [result["in_process"]] if "in_process" in result else []
+    pace = "".join(f", {part['images_per_s']:.0f} images/s in {part['threads']} threads" for part in in_process)
     other_work = f"on which other work ran all the time: a load of {before:.0f} before and {after:.0f} after"
     return (
         f"{text}\n\nIn Python, without the service: {direct['p50_ms']:.0f} ms at the median, "
-        f"{1e3 * direct['cpu_s_per_image']:.1f} ms of CPU. {result['provenance']['machine']['cpu']}, "
+        f"{1e3 * direct['cpu_s_per_image']:.1f} ms of CPU{pace}. {result['provenance']['machine']['cpu']}, "
         f"{result['cores']} cores, {other_work if before > 1 else 'otherwise idle'}. "
         "The latencies grow with that load, the CPU times hardly do."
     )

@@ -79,7 +79,7 @@ def serve_command(
     threads: int = options.THREADS.typer(),
     cores: options.Cores | None = options.CORES.typer(),
     spinning: bool = options.SPINNING.typer(),
-    batch: int = typer.Option(Limits.batch, "--batch", min=1, help="The most images of a forward pass."),
+    batch: int = typer.Option(Limits.batch, "--batch", min=1, help="The most images of a forward pass; 1: no batches."),
     batch_delay_ms: float = typer.Option(
         Limits.batch_delay_ms,
         "--batch-delay-ms",
