@@ -66,8 +66,8 @@ def measure(
         "preset": "full" if load < BUSY_LOAD else "busy machine",
         "steady_state_512px": measure_steady_state(classifier, rounds),
         "small_files": measure_folder(classifier, max(3, rounds // 8)),
-        "threads": measure_threads(classifier, max(3, rounds // 8)),
-        "start": measure_start(max(9, rounds // 2)),
+        "threads": measure_threads(classifier, max(3, rounds // 4)),
+        "start": measure_start(max(9, rounds)),
         "load_average": load,
         "reduced_jpeg": {name: measure_reduced(folder) for name, folder in BUNDLES.items()},
     }
@@ -220,7 +220,7 @@ def waited_s() -> float:
 
 
 def measure_start(rounds: int) -> dict:
-    """Medians of whole processes, by turns, in seconds; modules are already compiled, like after pip."""
+    """Medians of whole processes, by turns, in seconds, and of the turns' ratios; modules are already compiled, like after pip."""
     commands = {"bare": [BARE], "classify": [CLASSIFY, "classify", str(SAMPLES / "01-simple.png")]}
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
@@ -236,7 +236,8 @@ def measure_start(rounds: int) -> dict:
     for index, clock in enumerate(CLOCKS):
         medians = {name: statistics.median(values[index] for values in times[name]) for name in commands}
         figures |= {f"{name}_{clock}_s": median for name, median in medians.items()}
-        figures[f"ratio_{clock}"] = medians["classify"] / medians["bare"]
+        pairs = zip(times["classify"], times["bare"], strict=True)  # of one turn, under the same load
+        figures[f"ratio_{clock}"] = statistics.median(ours[index] / bare[index] for ours, bare in pairs)
     return figures | {"rounds": rounds}
 
 
