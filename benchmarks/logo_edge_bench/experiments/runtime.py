@@ -220,7 +220,10 @@ def waited_s() -> float:
 
 
 def measure_start(rounds: int) -> dict:
-    """Medians of whole processes, by turns, in seconds, and of the turns' ratios; modules are already compiled, like after pip."""
+    """Medians of whole processes, by turns, in seconds, and of the turns' ratios.
+
+    Modules are already compiled, like after pip.
+    """
     commands = {"bare": [BARE], "classify": [CLASSIFY, "classify", str(SAMPLES / "01-simple.png")]}
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}

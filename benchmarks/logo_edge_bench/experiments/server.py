@@ -33,8 +33,9 @@ LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 CASES = (  # clients, images a request, options of the service
     (1, 1, ()),
     (4, 1, ()),
+    (4, 1, ("--batch", "1")),
     (16, 1, ()),
-    (16, 1, ("--batch", "16")),
+    (16, 1, ("--batch", "1")),
     (4, 32, ()),
     (64, 1, ()),  # more than the 32 requests that it accepts
 )

@@ -1,7 +1,7 @@
 """The HTTP service over one `Classifier`: its routes, and what it answers.
 
-Bodies are read to a limit, decoded and classified in threads; on demand in batches that fill while the network is busy.
-A request over a limit is refused at once, and the status says why: too much (413), wrong kind (415, 422), too slow
+Bodies are read to a limit, decoded in threads and classified in batches that fill while the network is busy. A request
+over a limit is refused at once, and the status says why: too much (413), wrong kind (415, 422), too slow
 (408, 504) or busy (503 with Retry-After). Errors are problem details (RFC 9457).
 """
 

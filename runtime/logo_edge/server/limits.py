@@ -35,9 +35,9 @@ class Limits:
 
     Up to `bodies` bodies arrive at once; all bodies in memory take up to `held_bytes`. `requests` counts requests whose
     body has arrived. `timeout_s` applies to the arrival of a body, and again to its classification. `workers` threads
-    decode and classify; with a `batch` above 1 as many more classify. One more thread takes drawings (SVG) and pictures
-    of more than `quick_pixels`; up to `queue` requests wait for it. A drawing may take `drawing_s` seconds of CPU time.
-    A batch has up to `batch` images and waits `batch_delay_ms` for more.
+    decode and as many classify; with a `batch` of 1 they do both. One more thread decodes drawings (SVG) and pictures of
+    more than `quick_pixels`; up to `queue` requests wait for it. A drawing may take `drawing_s` seconds of CPU time. A
+    batch has up to `batch` images and waits `batch_delay_ms` for more.
     """
 
     body_bytes: int = 16 * 1024 * 1024
@@ -52,7 +52,7 @@ class Limits:
     drawings: bool = True
     drawing_s: float = 0.5
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
-    batch: int = 1
+    batch: int = 16
     batch_delay_ms: float = 0.0
 
 
