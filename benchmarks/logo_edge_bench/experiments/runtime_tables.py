@@ -146,7 +146,8 @@ def runtime(result: dict) -> str:
     load = result["load_average"]
     notes = [
         f"By turns in one run; {result['provenance']['machine']['cpu']} with "
-        f"{'nothing else' if load < 2 else 'other work'} on it (load average {load:.1f} on two cores)."
+        f"{'nothing else' if load < 2 else 'other work'} on it (load average {load:.1f} on two cores)"
+        f"{'; to be measured again on an idle machine' if result.get('preset', 'full') != 'full' else ''}."
     ]
     notes += [
         f"{name}: {part['images']} logos of val as JPEGs of 1300 to 3000 px, decoded at a lower scale, move no logit "
@@ -191,5 +192,5 @@ def server(result: dict) -> str:
         f"{text}\n\nIn Python, without the service: {direct['p50_ms']:.0f} ms at the median, "
         f"{1e3 * direct['cpu_s_per_image']:.1f} ms of CPU{pace}. {result['provenance']['machine']['cpu']}, "
         f"{result['cores']} cores, {other_work if before > 1 else 'otherwise idle'}. "
-        "The latencies grow with that load, the CPU times hardly do."
+        "The latencies grow with that load."
     )

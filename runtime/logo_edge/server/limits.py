@@ -35,9 +35,9 @@ class Limits:
 
     Up to `bodies` bodies arrive at once; all bodies in memory take up to `held_bytes`. `requests` counts requests whose
     body has arrived. `timeout_s` applies to the arrival of a body, and again to its classification. `workers` threads
-    decode and as many classify; with a `batch` of 1 they do both. One more thread decodes drawings (SVG) and pictures of
-    more than `quick_pixels`; up to `queue` requests wait for it. A drawing may take `drawing_s` seconds of CPU time. A
-    batch has up to `batch` images and waits `batch_delay_ms` for more.
+    decode and as many classify; with a `batch` of 1 they do both. One more thread decodes drawings (SVG) and pictures
+    of more than `quick_pixels`; up to `queue` requests wait for it. A drawing may take `drawing_s` seconds of CPU time.
+    A batch has up to `batch` images and waits `batch_delay_ms` for more.
     """
 
     body_bytes: int = 16 * 1024 * 1024
