@@ -60,7 +60,7 @@ def measure_bundle(folder: Path) -> dict:
         "scaling": bundle.calibration.scaling and bundle.calibration.scaling.method,
         "coverage": measure_coverage(bundle.calibration, logits["test"], targets, labels),
         "modes": measure_modes(bundle.calibration, logits, targets),
-        "familiarity": measure_familiarity(bundle.calibration, logits["test"], outside),
+        "familiarity": measure_familiarity(bundle.calibration, logits["test"], targets["test"], labels, outside),
         "logits": {
             split: [" ".join(f"{value:.6f}" for value in row) for row in part] for split, part in logits.items()
         },
@@ -120,18 +120,29 @@ def measure_modes(calibration: Calibration, logits: dict[str, np.ndarray], targe
     return figures
 
 
-def measure_familiarity(calibration: Calibration, logits: np.ndarray, outside: dict[str, np.ndarray]) -> dict:
-    """The rejected shares of test logos and of the images of each family, and the AUROC of the logo score."""
-    threshold = calibration.familiarity.threshold
+def measure_familiarity(
+    calibration: Calibration,
+    logits: np.ndarray,
+    targets: np.ndarray,
+    labels: tuple[str, ...],
+    outside: dict[str, np.ndarray],
+) -> dict:
+    """The rejected shares of test logos, of all and by class, and of each family's images; AUROC of the logo score.
+
+    logits: (N, K) and targets: (N,) of test; outside: the (N, K) logits of each family.
+    """
+
+    def rejected(part: np.ndarray) -> dict:
+        below = logo_score(part) < calibration.familiarity.threshold
+        return vars(wilson_interval(int(below.sum()), len(part)))
+
     return {
         **vars(calibration.familiarity),
         "near": [name for name, family in families_of("held_out").items() if family.near],
-        "logos": vars(wilson_interval(int((logo_score(logits) < threshold).sum()), len(logits))),
+        "logos": rejected(logits),
+        "classes": {label: rejected(logits[targets == k]) for k, label in enumerate(labels)},
         "families": {
-            family: {
-                "auroc": auroc(logo_score(logits), logo_score(part)),
-                "unfamiliar": vars(wilson_interval(int((logo_score(part) < threshold).sum()), len(part))),
-            }
+            family: {"auroc": auroc(logo_score(logits), logo_score(part)), "unfamiliar": rejected(part)}
             for family, part in outside.items()
         },
     }
