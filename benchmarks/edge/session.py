@@ -36,8 +36,13 @@ ROOMS = ("runtime/logo_edge", "train/logo_edge_train", "compress/logo_edge_compr
 ROOMS += ("benchmarks/logo_edge_bench", "benchmarks/logo_edge_report")
 SOURCES = (*ROOMS, "runtime/c", "runtime/build_c.py", "pyproject.toml", "README.md", "LICENSE")
 EMULATE = ROOT / "tests" / "system" / "arm" / "emulate.py"
-REPLACED = ("bundle", "exports", "logos", "source", "lib")  # folders of an earlier session
 PUSHED, DOCTOR, RESULT = "pushed.tar", "doctor.json", "result.json"
+REPLACED = ("bundle", "exports", "logos", "source", "lib", PUSHED)  # of an earlier session
+SSH_OPTIONS = {
+    "BatchMode": "yes",
+    "ServerAliveInterval": 15,
+    "ServerAliveCountMax": 4,
+}  # a board that is gone is noticed
 ADB_FOLDER = "/data/local/tmp/logo-edge"
 LOADER, LIBRARIES = "root/lib/ld-linux-aarch64.so.1", ("root/lib/aarch64-linux-gnu", "root/usr/lib/aarch64-linux-gnu")
 ADB_SHELL = "/system/bin/sh"
@@ -51,13 +56,14 @@ class Ssh:
     describe = BOARD
 
     def __init__(self, host: str, folder: str, python: str | None, config: Path | None):
-        self._command = ["ssh", *(["-F", str(config)] if config else []), host]
+        options = [word for name, value in SSH_OPTIONS.items() for word in ("-o", f"{name}={value}")]
+        self._command = ["ssh", *(["-F", str(config)] if config else []), *options, "--", host]
         self.folder, self._python = folder, python
         self.python = shlex.quote(python) if python else "venv/bin/python"
 
     def run(self, text: str, stdin=subprocess.DEVNULL) -> bytes:
         """The output of a shell command in the device's folder. Raises BenchError."""
-        return call([*self._command, f"mkdir -p {self.folder} && cd {self.folder} && {text}"], stdin=stdin)
+        return call([*self._command, in_folder(self.folder, text)], stdin=stdin)
 
     def push(self, tar: Path) -> None:
         with tar.open("rb") as file:
@@ -97,7 +103,7 @@ class Adb:
 
     def run(self, text: str) -> bytes:
         """As `Ssh.run`."""
-        return call([*self._command, "shell", f"mkdir -p {self.folder} && cd {self.folder} && {text}"])
+        return call([*self._command, "shell", in_folder(self.folder, text)])
 
     def push(self, tar: Path) -> None:
         call([*self._command, "push", str(tar), f"{self.folder}/{PUSHED}"])
@@ -121,8 +127,15 @@ class Adb:
         """Nothing: the wheels were pushed."""
 
 
+def in_folder(folder: str, text: str) -> str:
+    """The shell command, in this folder of the device."""
+    there = shlex.quote(folder)
+    return f"mkdir -p {there} && cd {there} && {text}"
+
+
 def start_script(folder: str, interpreter: str) -> str:
     """A shell script that is the phone's Python, also for the processes that Python starts (`sys.executable`)."""
+    folder = shlex.quote(folder)
     libraries = ":".join(f"{folder}/{name}" for name in LIBRARIES)
     return f"""#!{ADB_SHELL}
 export PYTHONHOME={folder}/root/usr PYTHONPATH={folder}/lib:{folder}/site PYTHONDONTWRITEBYTECODE=1
@@ -154,10 +167,10 @@ def main(words: Sequence[str] | None = None) -> None:
     adb.add_argument("serial", nargs="?", help="of the phone, where several are connected")
     adb.add_argument("--folder", default=ADB_FOLDER)
     chosen = parser.parse_args(words)
-    folder = shlex.quote(chosen.folder)
-    device = (
-        Ssh(chosen.host, folder, chosen.python, chosen.config) if chosen.way == "ssh" else Adb(chosen.serial, folder)
-    )
+    if chosen.way == "ssh":
+        device: Ssh | Adb = Ssh(chosen.host, chosen.folder, chosen.python, chosen.config)
+    else:
+        device = Adb(chosen.serial, chosen.folder)
     try:
         result = measure(device, chosen)
         write_result(result, chosen.out)
@@ -176,7 +189,8 @@ def measure(device: Ssh | Adb, chosen: argparse.Namespace) -> dict:
         data, extras = collect_data(work, chosen)
         with tarfile.open(tar, "w") as file:
             for name, path in {**data, **device.code(work)}.items():
-                file.add(path, name, filter=leave_out_compiled if name.startswith("source/") else None)
+                real = path.resolve()  # the device would get a link to nothing
+                file.add(real, name, filter=leave_out_compiled if name.startswith("source/") else None)
         print(f"pushing {tar.stat().st_size / 1e6:.0f} MB", file=sys.stderr)
         device.push(tar)
         device.install(extras)
@@ -189,9 +203,20 @@ def measure(device: Ssh | Adb, chosen: argparse.Namespace) -> dict:
         for name in (DOCTOR, RESULT):
             device.pull(name, work / name)
         result = read_result(work / RESULT)
-        result["doctor"] = json.loads((work / DOCTOR).read_text(encoding="utf-8"))
+        result["doctor"] = read_report(work / DOCTOR)
         result["device"] = device.run(device.describe).decode(errors="replace").splitlines()
         return result
+
+
+def read_report(path: Path) -> dict:
+    """The report of `logo-edge doctor`. Raises BenchError where the device has printed anything else."""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        return dict(json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise BenchError(
+            f"the device's doctor printed no report: {text[-300:]!r}; run it there, see README.md"
+        ) from error
 
 
 def collect_data(work: Path, chosen: argparse.Namespace) -> tuple[dict[str, Path], list[str]]:

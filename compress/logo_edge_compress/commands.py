@@ -92,7 +92,7 @@ def compress_command(
         None,
         "--max-size-mb",
         min=0.0,
-        help="Size of the model's files; left out: the recipe's distill.max_size_mb for cpu and web.",
+        help="Size of all model files in the bundle; left out: the recipe's distill.max_size_mb for cpu and web.",
     ),
     latency_ms: float | None = typer.Option(
         None, "--max-latency-ms", min=0.0, help="Median of one forward pass on one thread of this machine."

@@ -18,7 +18,7 @@ from logo_edge.machine import describe_machine
 from logo_edge_compress.candidates.make import make_candidate
 from logo_edge_compress.candidates.measure import Measured, measure_candidates
 from logo_edge_compress.candidates.members import join_members, plan_members
-from logo_edge_compress.candidates.pack import pack_candidate
+from logo_edge_compress.candidates.pack import graph_of, pack_candidate
 from logo_edge_compress.candidates.pixels import SPLITS
 from logo_edge_compress.candidates.plan import make_candidates
 from logo_edge_compress.candidates.store import CONVERTERS, Candidate, Plan, Task, made_with
@@ -204,7 +204,9 @@ def _choose(
 ) -> tuple[Choice, dict]:
     """The choice among the candidates for the target's backend, each with what it carries, and its record."""
     settings = TARGETS[target]
-    rows, unable = add_carried([candidate.row for candidate in measured], carry)
+    graphs = {one.title: graph_of(one, measured) for one in measured}
+    beside = {one.title: 0 if graphs[one.title] is one.candidate else graphs[one.title].size_bytes for one in measured}
+    rows, unable = add_carried([one.row for one in measured], carry, beside)
     rows = [row for row in rows if row.backend == settings.backend]
     if settings.small and limits.size_mb is None:
         limits = replace(limits, size_mb=run.recipe.distill.max_size_mb)

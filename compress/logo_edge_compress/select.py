@@ -103,15 +103,18 @@ def find_misses(row: Row, limits: Limits) -> list[Miss]:
     return misses
 
 
-def add_carried(rows: list[Row], carry: tuple[str, ...]) -> tuple[list[Row], dict[str, str]]:
-    """Each row with the size of the candidates of its student that are carried too; title -> why one cannot be."""
+def add_carried(rows: list[Row], carry: tuple[str, ...], beside: dict[str, int]) -> tuple[list[Row], dict[str, str]]:
+    """Each row with the size of all models of its bundle, and title -> why one cannot be carried.
+
+    These are the candidates of its student in `carry` and, in bytes by title, the graph that is packed `beside` it.
+    """
     sizes = {(row.student, row.name): row.size_bytes for row in rows}
     whole, unable = [], {}
     for row in rows:
         others = [name for name in carry if name != row.name]
         if missing := [name for name in others if (row.student, name) not in sizes]:
             unable[row.title] = f"{', '.join(missing)}, which it should carry, was not made"
-        size_bytes = row.size_bytes + sum(sizes.get((row.student, name), 0) for name in others)
+        size_bytes = row.size_bytes + beside[row.title] + sum(sizes.get((row.student, name), 0) for name in others)
         whole.append(replace(row, size_bytes=size_bytes))
     return whole, unable
 

@@ -20,9 +20,9 @@ from logo_edge.backends.onnxruntime import OnnxRuntime
 from logo_edge.bundle.record import EMBEDDING, EPISTEMIC, VECTORS, Bundle
 from logo_edge.cache import remembered
 from logo_edge.decision import calibrated_probabilities
-from logo_edge.errors import BundleError, MissingExtraError, warn
+from logo_edge.errors import BundleError, LogoEdgeError, warn
 from logo_edge.images.load import MAX_PIXELS, ImageSource, load_image
-from logo_edge.machine import describe_machine, fingerprint
+from logo_edge.machine import fingerprint
 from logo_edge.preprocess import preprocess
 
 VECTOR_TOLERANCE = 0.2  # of a logit; INT8 rounds in steps of 0.04, and OpenVINO differs by 0.19 on 1 of 100 logos
@@ -211,7 +211,7 @@ def _fastest(bundle: Bundle, artifact: ModelFile | None, resources: Resources, v
     own = candidates(artifact.path if artifact else bundle.model_path)
     choices = {name: (bundle, name) for name in own}
     for variant in bundle.variants if variants and not artifact else ():
-        with suppress(MissingExtraError):  # nothing here reads it
+        with suppress(LogoEdgeError):  # nothing here reads it
             backends = candidates(bundle.folder / variant.file)
             choices |= {f"{variant.file}, {name}": (bundle.of_variant(variant), name) for name in backends}
     if len(choices) == 1:
@@ -226,20 +226,20 @@ def _fastest(bundle: Bundle, artifact: ModelFile | None, resources: Resources, v
         model.run_vectors()
         return lambda: model.logits(pixels)
 
-    description = describe_machine()
-    machine = {key: description[key] for key in ("cpu", "isa", "system", "machine")}
-    models = [artifact.sha256] if artifact else sorted({view.model_sha256 for view, _ in choices.values()})
-    key = {"model": models, "backends": list(choices), **asdict(resources), "versions": installed_versions(), **machine}
+    models = {choice: artifact.sha256 if artifact else view.model_sha256 for choice, (view, _) in choices.items()}
+    key = {"backends": models, **asdict(resources), "versions": installed_versions(), **fingerprint()}
     return choices[fastest(list(choices), prepare, key, str(bundle.folder))]
 
 
 def _read_artifact(bundle: Bundle, path: Path) -> ModelFile:
     """The artifact that runs instead of the bundle's own graph.
 
-    Raises LogoEdgeError where it cannot be read, BundleError where a public key was given and the signed bundle lists
-    no file of this content: the key's owner has not signed it.
+    Raises LogoEdgeError where it cannot be read, BundleError where it is not the file that was packed or exported, and
+    where a public key was given and the signed bundle lists no file of this content: the key's owner has not signed it.
     """
-    model = ModelFile.read(path)
+    absolute, folder = (Path(os.path.abspath(place)) for place in (path, bundle.folder))
+    name = absolute.relative_to(folder).as_posix() if absolute.is_relative_to(folder) else ""
+    model = replace(_own_model(bundle, name), path=path) if name in bundle.files else ModelFile.read(path)
     if bundle.public_key is not None:
         signed = {listed.sha256 for listed in bundle.files.values()}
         if not {hashlib.sha256(data).hexdigest() for data in (model.data, model.weights) if data} <= signed:

@@ -9,6 +9,7 @@ import asyncio
 import importlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -29,6 +30,9 @@ SHORT = Preset("short", rounds=1, window_s=0.01, settle_s=5, starts=0, offline=1
 ADB = """#!/bin/sh
 printf '%s\\n' "$*" >> "$ADB_LOG"
 [ "$1" = -s ] && shift 2
+case $1-$UNPLUGGED in
+  push-*?) head -c 2000 "$2" > "$3"; exit 1 ;;
+esac
 case $1 in
   shell) sh -c "$2" ;;
   push|pull) cp "$2" "$3" ;;
@@ -57,7 +61,8 @@ def session(monkeypatch):
 def words(labelled, tmp_path) -> list[str]:
     """The options of a session with the fake bundle, its logos, and an export that no library here can load."""
     bundle = read_bundle(labelled[0])
-    (exports := tmp_path / "exports").mkdir()
+    (exports := tmp_path / "exports").symlink_to("made", target_is_directory=True)
+    (tmp_path / "made").mkdir()
     (exports / "a.tflite").write_bytes(b"not a flatbuffer")
     record = {"format": "litert", "precision": "int8", "source": bundle.name, "files": {"a.tflite": {}}}
     (exports / "a.json").write_text(json.dumps(record | {"input": asdict(bundle.input)}))
@@ -81,16 +86,23 @@ def test_a_phone_gets_data_and_code_and_its_result_comes_back_with_the_doctors(
     monkeypatch.setenv("ADB_LOG", str(tmp_path / "log"))
     monkeypatch.setenv("RESULT_THERE", str(tmp_path / "measured.json"))
     monkeypatch.setattr(session.Adb, "code", lambda device, work: {"python": script})
-    phone = tmp_path / "phone"
-    session.main(["adb", "serial-1", "--folder", str(phone), "--threads", "1,4", "--logos", "6", *words])
+    phone = tmp_path / "my phone's"
+    command = ["adb", "serial-1", "--folder", str(phone), "--threads", "1,4", "--logos", "6", *words]
+    monkeypatch.setenv("UNPLUGGED", "while it receives")
+    with pytest.raises(SystemExit, match="push .* gave status 1; see above"):
+        session.main(command)
+    monkeypatch.delenv("UNPLUGGED")
+    (tmp_path / "log").unlink()
+    session.main(command)
     result = read_result(tmp_path / "there.json")
     assert result["rows"] == read_result(tmp_path / "measured.json")["rows"]
     assert not result["doctor"]["healthy"]
     assert result["device"][:3] == ["ro.product.manufacturer", "ro.product.model", "ro.build.version.release"]
     assert "doctor: try another release" in capsys.readouterr().err
-    log = (tmp_path / "log").read_text().replace(str(phone), "PHONE").splitlines()
+    log = (tmp_path / "log").read_text()
+    log = log.replace(shlex.quote(str(phone)), "PHONE").replace(str(phone), "PHONE").splitlines()
     there, bench = "-s serial-1 shell mkdir -p PHONE && cd PHONE && ", "./python -m logo_edge bench bundle"
-    assert log[0] == f"{there}rm -rf bundle exports logos source lib"
+    assert log[0] == f"{there}rm -rf bundle exports logos source lib pushed.tar"
     assert log[1].startswith("-s serial-1 push ")
     assert log[1].endswith(" PHONE/pushed.tar")
     assert log[2:5] == [
@@ -107,6 +119,7 @@ def test_a_phone_gets_data_and_code_and_its_result_comes_back_with_the_doctors(
 
 def test_the_phones_python_starts_through_its_own_loader(session, tmp_path, monkeypatch):
     monkeypatch.setattr(session, "ADB_SHELL", "/bin/sh")
+    tmp_path = tmp_path / "my phone's"
     (loader := tmp_path / session.LOADER).parent.mkdir(parents=True)
     loader.write_text(LOADER)
     script = tmp_path / "python"
@@ -128,6 +141,19 @@ def test_what_is_missing_or_fails_is_named(session, words, monkeypatch, tmp_path
         session.main(["adb", *words])
     with pytest.raises(BenchError, match="gave status 3; see above"):
         session.call([sys.executable, "-c", "raise SystemExit(3)"])
+    for text in ("", "Illegal instruction", "[1]"):
+        (tmp_path / "doctor.json").write_text(text)
+        with pytest.raises(BenchError, match="doctor printed no report"):
+            session.read_report(tmp_path / "doctor.json")
+
+
+@pytest.mark.skipif(shutil.which("ssh") is None, reason="needs the program ssh")
+def test_a_board_that_does_not_answer_any_more_ends_the_session(session):
+    program, *words = session.Ssh("board", "folder", None, None)._command
+    shown = subprocess.run([program, "-G", *words], capture_output=True, text=True, check=True).stdout
+    settings = dict(line.split(" ", 1) for line in shown.splitlines() if " " in line)
+    assert 0 < int(settings["serveraliveinterval"]) * int(settings["serveralivecountmax"]) <= 120
+    assert settings["batchmode"] == "yes", "nor does it wait for a password"
 
 
 @pytest.fixture

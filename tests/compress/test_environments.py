@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 import threading
 import time
 import zipfile
@@ -62,6 +64,21 @@ def offline(monkeypatch, wheels, cache):
     monkeypatch.setenv("LOGO_EDGE_CACHE", str(cache))
 
 
+def is_running(process: str) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().split()[2] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until(condition) -> None:
+    """A busy machine takes a while."""
+    deadline = time.monotonic() + 120
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert condition()
+
+
 def convert(lock: Path, folder: Path, text: str, **options) -> dict:
     script = folder / "convert.py"
     script.write_text(text)
@@ -117,11 +134,7 @@ time.sleep(600)
 """
     with pytest.raises(ExportError, match=r"stopped after 10 s.*Its last lines: \d+") as stopped:
         convert(lock, tmp_path, hangs, limit_s=10)
-    state = Path(f"/proc/{str(stopped.value).split()[-1]}/stat")
-    deadline = time.monotonic() + 30
-    while state.exists() and state.read_text().split()[2] != "Z" and time.monotonic() < deadline:
-        time.sleep(0.1)  # a busy machine takes a while to end it
-    assert time.monotonic() < deadline
+    wait_until(lambda: not is_running(str(stopped.value).split()[-1]))
 
 
 def test_what_cannot_be_installed_is_named_with_the_way_round_and_leaves_nothing(tmp_path, monkeypatch):
@@ -168,3 +181,75 @@ def test_no_script_that_runs_inside_needs_our_packages():
     assert len(scripts) >= 3
     assert not [script.name for script in scripts if "import logo_edge" in script.read_text()]
     assert not [script.name for script in scripts if "from logo_edge" in script.read_text()]
+
+
+def test_settings_of_python_and_pip_neither_hide_nor_disturb_an_environment(wheels, lock, tmp_path, monkeypatch):
+    (tmp_path / "tiny_converter.py").write_text("OPERATORS = 4\n")
+    (tmp_path / "elsewhere").mkdir()
+    disturbing = {
+        "LOGO_EDGE_CACHE": tmp_path / "cache",
+        "PYTHONPATH": tmp_path,
+        "PYTHONSAFEPATH": "1",
+        "PYTHONWARNINGS": "error",
+        "PIP_TARGET": tmp_path / "elsewhere",
+        "PIP_DRY_RUN": "1",
+    }
+    for name, value in disturbing.items():
+        monkeypatch.setenv(name, str(value))
+    (folder := tmp_path / "work").mkdir()
+    assert convert(lock, folder, WORKS)["operators"] == 3
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_an_installation_that_pip_only_pretends_is_an_error_and_is_not_kept(lock, tmp_path, monkeypatch):
+    """A configuration file may have what a variable may not."""
+    (tmp_path / "pip.conf").write_text("[install]\ndry-run = true\n")
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    monkeypatch.setenv("LOGO_EDGE_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(ExportError, match="could not be installed.*ended with status 0"):
+        open_environment("tiny", lock=lock)
+    assert list((tmp_path / "cache" / "converters").iterdir()) == []
+
+
+@pytest.mark.parametrize("damage", ["python", "package"])
+def test_an_environment_that_was_damaged_is_made_again(lock, tmp_path, monkeypatch, damage):
+    """A newer Python takes the place of the one that it points to, or someone installs another package there."""
+    monkeypatch.setenv("LOGO_EDGE_CACHE", str(tmp_path / "cache"))
+    python = open_environment("tiny", lock=lock)
+    if damage == "python":
+        python.unlink()
+        python.symlink_to(tmp_path / "no-python")
+    else:
+        information = next(python.parents[1].rglob("tiny_converter-1.0.dist-info"))
+        information.rename(information.with_name("tiny_converter-0.9.dist-info"))
+        metadata = information.with_name("tiny_converter-0.9.dist-info") / "METADATA"
+        metadata.write_text(metadata.read_text().replace("Version: 1.0", "Version: 0.9"))
+    assert convert(lock, tmp_path, WORKS)["operators"] == 3
+    assert [path.name for path in (tmp_path / "cache" / "converters").iterdir()] == [python.parents[1].name]
+
+
+def test_no_part_of_a_converter_outlives_the_process_that_called_it(lock, tmp_path):
+    """As a candidate's that has run out of time: it is killed, and cannot end what it has started."""
+    script = tmp_path / "hangs.py"
+    script.write_text("""
+import subprocess, sys, time
+from pathlib import Path
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+Path("child.part").write_text(str(child.pid))
+Path("child.part").rename("child")
+time.sleep(600)
+""")
+    calls = f"""
+from pathlib import Path
+from logo_edge_compress.convert.environments import run_converter
+run_converter("tiny", {{}}, Path({str(tmp_path)!r}), script=Path({str(script)!r}), lock=Path({str(lock)!r}))
+"""
+    open_environment("tiny", lock=lock)
+    caller = subprocess.Popen([sys.executable, "-c", calls])
+    try:
+        wait_until((tmp_path / "child").exists)
+    finally:
+        caller.kill()
+        caller.wait()
+    child = (tmp_path / "child").read_text()
+    wait_until(lambda: not is_running(child))

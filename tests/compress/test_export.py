@@ -9,7 +9,9 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import asdict
+import threading
+from contextlib import suppress
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -24,7 +26,7 @@ from typer.testing import CliRunner
 import logo_edge
 import logo_edge_compress
 from logo_edge.backends import tensorrt as backend
-from logo_edge.bundle.record import write_record
+from logo_edge.bundle.record import read_bundle, write_bundle_record, write_record
 from logo_edge.errors import BundleError, DatasetError, ExportError, MissingExtraError, VerificationError
 from logo_edge.preprocess import InputContract
 from logo_edge_compress.commands import export
@@ -432,20 +434,20 @@ def test_an_export_on_a_full_disk_or_killed_at_its_end_leaves_no_record_of_the_f
         with pytest.raises(OSError, match="No space left"):
             make(source, "openvino", "fp32", None, out, images)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == earlier
-    renamed, replace = [], os.replace
+    renamed, replacing = [], os.replace
 
     def interrupt(part, path):
         if Path(path).parent == out and renamed:
             raise KeyboardInterrupt
         renamed.extend([path] * (Path(path).parent == out))
-        replace(part, path)
+        replacing(part, path)
 
     with monkeypatch.context() as killed:
         killed.setattr(exporting.os, "replace", interrupt)
         with pytest.raises(KeyboardInterrupt):
             make(source, "openvino", "fp32", None, out, images)
     assert len(renamed) == 1
-    assert sorted(path.name for path in out.iterdir()) == sorted(record["files"])
+    assert [str(path) for path in out.iterdir()] == [str(path) for path in renamed], "nothing of the earlier export"
     again = make(source, "openvino", "fp32", None, out, images)["files"]
     assert {name: file_hash(out / name) for name in again} == {name: file["sha256"] for name, file in again.items()}
 
@@ -511,3 +513,54 @@ def test_the_command_says_what_was_written_and_verified(run, tmp_path):
         result = CliRunner().invoke(export, [str(run), *arguments, "--out", str(tmp_path)])
         assert result.exit_code == 2
         assert complaint in " ".join(result.output.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("../../out", "out"),
+        ("/a b\n\0c", "a-b-c"),
+        ("..", "unnamed"),
+        ("\u00e9" * 300, "\u00e9" * 60),
+        ("my.2+a_b", "my.2+a_b"),
+    ],
+)
+def test_a_bundles_name_leads_to_no_other_folder(fake_bundle, tmp_path, name, written):
+    folder, out = fake_bundle(), tmp_path / "there" / "out"
+    bundle = replace(read_bundle(folder), name=name)
+    write_bundle_record(bundle)
+    images = Images(*(np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3), dtype=np.uint8) for _ in range(2)))
+    record = make(read_source(folder), "onnx", "fp32", None, out, images)
+    assert record["source"] == name
+    assert list(record["files"]) == [f"{written}-fp32-onnx.onnx"]
+    assert sorted(path.name for path in out.iterdir()) == [f"{written}-fp32-onnx.json", f"{written}-fp32-onnx.onnx"]
+    assert list(out.parent.iterdir()) == [out]
+
+
+def test_exports_at_once_to_one_folder_leave_a_record_of_the_files_of_one(
+    fake_bundle, fake_model, tmp_path, monkeypatch
+):
+    """The second process replaces files while the first one does: it waits."""
+    images = Images(*(np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3), dtype=np.uint8) for _ in range(2)))
+    sources = [read_source(fake_bundle()), read_source(fake_bundle(model=fake_model(epistemic=True)))]
+    replacing, slowly = os.replace, threading.Barrier(2)
+
+    def replace_slowly(part, path):
+        replacing(part, path)
+        if Path(path).parent == tmp_path / "out":
+            with suppress(threading.BrokenBarrierError):
+                slowly.wait(2)  # both have replaced a file, if both may
+
+    monkeypatch.setattr(exporting.os, "replace", replace_slowly)
+    exports = [
+        threading.Thread(target=make, args=(source, "onnx", "fp32", None, tmp_path / "out", images))
+        for source in sources
+    ]
+    for thread in exports:
+        thread.start()
+    for thread in exports:
+        thread.join()
+    record = json.loads((tmp_path / "out" / "fake-fp32-onnx.json").read_text())
+    assert {name: file_hash(tmp_path / "out" / name) for name in record["files"]} == {
+        name: file["sha256"] for name, file in record["files"].items()
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,10 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from started import cores_of_started_threads
 from typer.testing import CliRunner
 
 import logo_edge
 from logo_edge import BundleError, Classifier
+from logo_edge.backends.base import ModelFile, Resources
+from logo_edge.backends.choose import open_backend
+from logo_edge.bundle.record import DEFAULT_BUNDLE, read_bundle
 from logo_edge.errors import ExportError, MissingExtraError
 from logo_edge.images.load import load_image
 from logo_edge.preprocess import preprocess
@@ -172,3 +177,13 @@ def test_a_microcontrollers_model_runs_in_tflm_and_its_c_array_is_the_model(sour
         )
         subprocess.run([compiler, "-std=c11", "-Wall", "-Werror", program, "-o", tmp_path / "dump"], check=True)
         assert subprocess.run([tmp_path / "dump"], capture_output=True, check=True).stdout == model
+
+
+def test_its_threads_keep_to_the_cores_whoever_calls(exported):
+    core, contract = min(os.sched_getaffinity(0)), read_bundle(DEFAULT_BUNDLE).input
+    backend = open_backend("litert", ModelFile.read(exported[0]), Resources(threads=3, cores=(core,)))
+    for batch in (1, 2):  # another batch may start other threads
+        pixels = np.zeros((batch, contract.size_px, contract.size_px, contract.channels), np.uint8)
+        cores = cores_of_started_threads(lambda pixels=pixels: backend.run(pixels, ["logits"]))
+        assert cores == [{core}] * len(cores)
+        assert len(cores) >= 2

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from logo_edge_compress.candidates.measure import Measured
+from logo_edge_compress.candidates.store import Candidate
+from logo_edge_compress.compress import _choose as choose_for_target
 from logo_edge_compress.select import (
     Limits,
     Row,
@@ -54,6 +58,7 @@ SMALL = row("small@96", "fp32", right=371, megabytes=2.0, ms=0.4)
 SMALL8 = row("small@96", "int8-minmax", right=371, megabytes=0.6, ms=0.7)
 WEAK = row("weak@64", "fp32", right=320, megabytes=0.3, ms=0.1)
 ROWS = [LARGE, LARGE8, SMALL, SMALL8, WEAK]
+ALONE = dict.fromkeys((row.title for row in ROWS), 0)
 
 
 def test_the_fastest_candidate_is_chosen_among_those_as_accurate_as_the_best():
@@ -67,13 +72,13 @@ def test_the_fastest_candidate_is_chosen_among_those_as_accurate_as_the_best():
 
 
 def test_what_is_carried_counts_as_size_and_must_exist():
-    carrying, unable = add_carried(ROWS, ("fp32",))
+    carrying, unable = add_carried(ROWS, ("fp32",), ALONE)
     sizes = {row.title: row.size_bytes for row in carrying}
     assert sizes["large@128, int8-tuned"] == 17_300_000
     assert sizes["large@128, fp32"] == 13_500_000
     assert unable == {}
     assert [len(find_misses(row, Limits(size_mb=2.2))) for row in carrying if row.student == "small@96"] == [0, 1]
-    _, unable = add_carried(ROWS, ("int8-tuned",))
+    _, unable = add_carried(ROWS, ("int8-tuned",), ALONE)
     assert unable["small@96, fp32"] == "int8-tuned, which it should carry, was not made"
     assert "large@128, fp32" not in unable
     choice = choose(ROWS, Limits(), unable, by_size=False)
@@ -179,3 +184,25 @@ def test_test_logos_have_no_part_in_the_choice():
     """A row holds figures of val alone, and the choice sees nothing but rows."""
     assert {name for name in Row.__dataclass_fields__ if "test" in name} == set()
     assert len(SMALL.correct) == LOGOS
+
+
+def test_the_graph_that_is_packed_beside_an_artifact_counts_as_size(tmp_path):
+    run = SimpleNamespace(recipe=SimpleNamespace(distill=SimpleNamespace(max_size_mb=1.2)))
+    sizes = {"student-int8-minmax.onnx": 600_000, "student-int8-ncnn.param": 1_000, "student-int8-ncnn.bin": 500_000}
+    for name, size_bytes in sizes.items():
+        (tmp_path / name).write_bytes(bytes(size_bytes))
+    made = {"int8-minmax": list(sizes)[:1], "int8-ncnn": list(sizes)[1:]}
+    measured = []
+    for name, files in made.items():
+        backend, record = ("ncnn", {"parent": "student-int8-minmax.onnx"}) if "ncnn" in name else ("onnxruntime", {})
+        files = dict.fromkeys(files, "")
+        one = Candidate("small@96", name, "int8", backend, tmp_path, "made", files=files, record=record)
+        figures = replace(SMALL8, name=name, backend=backend, size_bytes=one.size_bytes)
+        measured.append(Measured(one, None, figures.cost, figures))
+    for target, expected in (("ncnn", 1_101_000), ("cpu", 600_000)):
+        choice, _ = choose_for_target(run, target, measured, Limits(), ())
+        assert choice.row.size_bytes == expected
+    choice, _ = choose_for_target(run, "ncnn", measured, Limits(size_mb=1.1), ())
+    assert choice.row is None
+    choice, _ = choose_for_target(run, "ncnn", measured, Limits(), ("int8-minmax",))
+    assert choice.row.size_bytes == 1_701_000, "a variant is a file of its own"

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pytest
+from started import cores_of_started_threads
 
 from logo_edge import BundleError, Classifier, LogoEdgeError
 from logo_edge.backends import choose as backends
 from logo_edge.backends.base import ModelFile, Resources
 from logo_edge.backends.choose import open_backend
+from logo_edge.bundle.record import list_files, read_bundle, write_bundle_record
 from logo_edge.cache import cache_folder
 from logo_edge.errors import MissingExtraError
 
@@ -290,3 +294,75 @@ def test_a_user_without_a_home_is_told_where_to_put_the_cache(monkeypatch):
     monkeypatch.setattr(Path, "home", no_home)
     with pytest.raises(LogoEdgeError, match="no home folder is known.*Set LOGO_EDGE_CACHE"):
         cache_folder()
+
+
+def write_export(folder: Path, files: dict[str, bytes], **record) -> None:
+    """Files with the record of `logo-edge export`, under the first one's name."""
+    for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(content)
+    listed = {name: {"sha256": hashlib.sha256(content).hexdigest()} for name, content in files.items()}
+    (folder / next(iter(files))).with_suffix(".json").write_text(json.dumps({"files": listed, **record}))
+
+
+@pytest.mark.parametrize("changed", ["model.param", "model.bin"])
+def test_an_artifact_that_is_not_what_its_export_recorded_reaches_no_library(tmp_path, changed):
+    write_export(tmp_path, {"model.param": b"layers", "model.bin": b"weights"})
+    assert ModelFile.read(tmp_path / "model.param").weights == b"weights"
+    with (tmp_path / changed).open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(BundleError, match=rf"{changed}: not the file that was exported"):
+        ModelFile.read(tmp_path / "model.param")
+
+
+def test_an_engine_is_compared_with_the_record_in_the_folder_above_it(tmp_path):
+    engine = {"file": "engines/orin.engine", "sha256": hashlib.sha256(b"plan").hexdigest()}
+    write_export(tmp_path, {"model.onnx": b"graph"}, engine=engine)
+    (tmp_path / "other.json").write_text("[1, 2]")
+    (tmp_path / "engines").mkdir()
+    (path := tmp_path / "engines" / "orin.engine").write_bytes(b"plan")
+    assert ModelFile.read(path).data == b"plan"
+    path.write_bytes(b"another plan")
+    with pytest.raises(BundleError, match="not the file that was exported"):
+        ModelFile.read(path)
+
+
+def test_an_artifact_without_a_record_is_left_to_the_golden_vectors(tmp_path):
+    (tmp_path / "model.pt").write_bytes(b"module")
+    for text in ("", "[]", '{"files": {"model.pt": {}}}', '{"files": {"other.pt": {"sha256": "0"}}}'):
+        (tmp_path / "model.json").write_text(text)
+        assert ModelFile.read(tmp_path / "model.pt").data == b"module"
+
+
+def test_an_artifact_in_the_bundle_is_the_one_that_the_bundle_lists(fake_bundle, fake_model, monkeypatch):
+    folder = fake_bundle()
+    (folder / "other.onnx").write_bytes(fake_model())
+    write_bundle_record(replace(read_bundle(folder), files=list_files(folder)))
+    bundle = read_bundle(folder)
+    monkeypatch.chdir(folder.parent)
+    assert Classifier(bundle, artifact=f"{folder.name}/other.onnx").run_vectors() == 3
+    (folder / "other.onnx").write_bytes(b"changed since the bundle was read")
+    with pytest.raises(BundleError, match=r"other\.onnx: not the file that was packed"):
+        Classifier(bundle, artifact=folder / "other.onnx")
+
+
+def test_auto_leaves_out_a_library_that_fails_in_any_way(fake_bundle, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("module compiled against another NumPy")
+
+    monkeypatch.setattr(backends.BACKENDS["openvino"], "__init__", fail)
+    assert Classifier.load(fake_bundle(), backend="auto").backend == "onnxruntime"
+
+
+def test_torchs_threads_keep_to_the_cores_whoever_calls(tmp_path):
+    import torch
+
+    convolutions = torch.nn.Sequential(torch.nn.Conv2d(32, 64, 3), torch.nn.Conv2d(64, 64, 3)).double()
+    image, core = torch.zeros((1, 32, 64, 64), dtype=torch.double), min(os.sched_getaffinity(0))
+    torch.jit.trace(convolutions, image).save(str(tmp_path / "model.pt"))
+    before = torch.get_num_threads()
+    backend = open_backend("torchscript", ModelFile.read(tmp_path / "model.pt"), Resources(threads=3, cores=(core,)))
+    cores = cores_of_started_threads(lambda: backend.run(image.numpy(), ["logits"]))
+    torch.set_num_threads(before)
+    assert cores == [{core}] * len(cores)
+    assert len(cores) >= 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -102,3 +103,47 @@ except LogoEdgeError as error:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "\n".join(ending.split()) + "\n", "nothing of MNN's own is on stdout"
+
+
+def test_threads_that_import_mnn_at_once_leave_stdout_where_it_was(bundle, model):
+    program = """
+import os, sys, threading
+from logo_edge import Classifier
+sys.setswitchinterval(1e-6)
+folder, model = sys.argv[1:]
+bundle = Classifier.load(folder).bundle
+load = lambda: Classifier(bundle, backend="mnn", artifact=model)
+loading = [threading.Thread(target=load) for _ in range(8)]
+for thread in loading:
+    thread.start()
+for thread in loading:
+    thread.join()
+os.write(1, b"here")
+"""
+    for _ in range(3):
+        command = [sys.executable, "-c", program, bundle, model]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert (done.returncode, done.stdout) == (0, "here"), done.stderr
+
+
+def test_its_threads_keep_to_the_cores_whoever_calls(model):
+    """In a process of its own: MNN's threads stay when a model ends."""
+    program = """
+import os, sys
+from pathlib import Path
+from started import cores_of_started_threads
+import numpy as np
+from logo_edge.backends.base import ModelFile, Resources
+from logo_edge.backends.choose import open_backend
+core = min(os.sched_getaffinity(0))
+def run():
+    backend = open_backend("mnn", ModelFile.read(Path(sys.argv[1])), Resources(threads=3, cores=(core,)))
+    backend.run(np.zeros((1, 16, 16, 3), np.uint8), ["logits"])
+cores = cores_of_started_threads(run)
+assert len(cores) >= 2, cores
+assert all(kept == {core} for kept in cores), cores
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-c", program, model]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr

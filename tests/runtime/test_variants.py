@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from logo_edge import Classifier, timing
+from logo_edge import Classifier, machine, timing
 from logo_edge.bundle.record import VECTORS, VariantEntry, list_files, read_bundle, write_bundle_record, write_record
 from logo_edge.errors import BundleError
 from logo_edge.files import json_text
@@ -116,3 +116,42 @@ def test_calls_are_timed_by_turns():
     )
     assert order == list("aabb" * 3)
     assert set(times) == {"a", "b"}
+
+
+def test_a_variant_of_a_kind_that_this_release_does_not_know_is_left_out(carrying, quickest):
+    measured, folder = quickest("onnxruntime"), carrying()
+    bundle = read_bundle(folder)
+    (folder / "variants" / "later.h5").write_bytes(b"model")
+    later = replace(bundle.variants[0], file="variants/later.h5")
+    write_bundle_record(replace(bundle, variants=(*bundle.variants, later), files=list_files(folder)))
+    assert Classifier.load(folder, backend="auto").bundle.model.file == "model.onnx"
+    assert f"{FILE}, onnxruntime" in measured[0]
+
+
+def test_a_choice_is_not_that_of_a_bundle_with_the_two_models_exchanged(carrying, quickest):
+    measured, folder = quickest("onnxruntime"), carrying()
+    assert Classifier.load(folder, backend="auto").bundle.model.file == "model.onnx"
+    bundle = read_bundle(folder)
+    own, other = (folder / name for name in ("model.onnx", FILE))
+    contents = own.read_bytes(), other.read_bytes()
+    other.write_bytes(contents[0]), own.write_bytes(contents[1])
+    own, other = (folder / name for name in (VECTORS, OWN_VECTORS))
+    contents = own.read_bytes(), other.read_bytes()
+    other.write_bytes(contents[0]), own.write_bytes(contents[1])
+    variant = replace(bundle.variants[0], calibration=bundle.calibration)
+    exchanged = replace(
+        bundle, calibration=bundle.variants[0].calibration, variants=(variant,), files=list_files(folder)
+    )
+    write_bundle_record(exchanged)
+    quickest(f"{FILE}, onnxruntime")
+    assert Classifier.load(folder, backend="auto").bundle.model.file == FILE
+    assert len(measured) == 2
+
+
+def test_a_choice_is_not_that_of_another_kind_of_core(carrying, quickest, monkeypatch):
+    """ARM cores have no model name: two boards with one home folder differ by the rest of their description."""
+    measured, folder = quickest("onnxruntime"), carrying()
+    for part in ("0xd08", "0xd0b", "0xd0b"):
+        monkeypatch.setattr(machine, "describe_core", lambda part=part: {"CPU part": part, "Features": "fp asimd"})
+        Classifier.load(folder, backend="auto")
+    assert len(measured) == 2

@@ -37,6 +37,7 @@ from logo_edge_compress.convert.source import FITTING_IMAGES, Source, read_sourc
 from logo_edge_compress.convert.tflm import run_tflm
 from logo_edge_compress.onnx.dequantize import to_float
 from logo_edge_compress.onnx.graph import save_model
+from logo_edge_compress.process_tree import process_tree
 from logo_edge_compress.quantize.fitting import describe_fitting, fitting_rows
 from logo_edge_compress.timing import Cost, Opened, measure_side_by_side
 from logo_edge_compress.verify import Forward, compare_logits, open_artifact, run_artifact
@@ -256,12 +257,13 @@ def check_on_arm(subject: Subject, row: dict, images: int) -> dict:
     arguments = [subject.bundle.folder, row["backend"], path, CHECKED_ROUNDS, sent, returned]
     command = [sys.executable, EMULATE, "--", "-c", ON_ARM, json.dumps(arguments, default=str)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=ARM_S, check=False)
-        reply = json.loads(done.stdout.splitlines()[-1])
+        with process_tree(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as emulated:
+            output, errors = emulated.communicate(timeout=ARM_S)
+        reply = json.loads(output.splitlines()[-1])
     except subprocess.TimeoutExpired:
         return {"refused": f"it did not end in {ARM_S:.0f} s"}
     except (ValueError, IndexError):  # the emulator is not here, or the library crashed
-        return {"refused": f"status {done.returncode}: {' '.join(done.stderr.split())[-300:]}"}
+        return {"refused": f"status {emulated.returncode}: {' '.join(errors.split())[-300:]}"}
     if "passes" not in reply:
         return reply
     parity = compare_logits(run_artifact(open_artifact(row["backend"], path), pixels, 1), np.load(returned))

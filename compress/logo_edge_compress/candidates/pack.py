@@ -55,7 +55,7 @@ def pack_candidate(
     fp32 = [other for other in siblings if other.candidate.name == "fp32"]
     stages = _stages(work, chosen, next((other for other in fp32 if other.candidate.backend == "onnxruntime"), None))
     summary = [describe_stage(stage, work.splits, run.classes) for stage in stages]
-    graph = _graph(candidate, siblings)
+    graph = graph_of(chosen, siblings)
     members = tuple(MemberEntry(*member) for member in candidate.record.get("members", ()))
     if members:
         outputs, extra = {EPISTEMIC}, {path.name: path for path in candidate.paths}
@@ -150,8 +150,10 @@ def _stages(work: Work, chosen: Measured, fp32: Measured | None) -> list[Stage]:
     return [replace(stage, multi_label=work.run.multi_label) for stage in stages]
 
 
-def _graph(candidate: Candidate, siblings: list[Measured]) -> Candidate:
+def graph_of(chosen: Measured, measured: list[Measured]) -> Candidate:
     """The candidate whose ONNX graph is packed: for a file of another format its parent, which runs anywhere."""
+    candidate = chosen.candidate
     if candidate.path.suffix == ".onnx":
         return candidate
-    return next(other.candidate for other in siblings if other.candidate.path.name == candidate.record["parent"])
+    parent = candidate.folder / candidate.record["parent"]
+    return next(other.candidate for other in measured if other.candidate.path == parent)

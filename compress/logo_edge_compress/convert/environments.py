@@ -23,11 +23,16 @@ from pathlib import Path
 from logo_edge.cache import cache_folder
 from logo_edge.errors import ExportError, MissingExtraError
 from logo_edge.files import changing, folder_beside
+from logo_edge_compress.process_tree import process_tree
 from logo_edge_train.keys import artifact_key, file_hash
 
 LOCKS, INSIDE = Path(__file__).parent / "locks", Path(__file__).parent / "inside"
 LIMIT_S = 900.0  # for one conversion
 QUOTED = 5  # last lines of output in an error
+PIP_SOURCES = (  # settings of pip that say where packages come from; others may put them elsewhere, or nowhere
+    "CACHE_DIR CERT CLIENT_CERT CONFIG_FILE EXTRA_INDEX_URL FIND_LINKS INDEX_URL KEYRING_PROVIDER NO_CACHE_DIR "
+    "NO_INDEX PROXY RETRIES TIMEOUT TRUSTED_HOST"
+).split()
 LIST_VERSIONS = """import json, sys
 from importlib.metadata import PackageNotFoundError, version
 versions = {}
@@ -43,7 +48,8 @@ def open_environment(name: str, *, lock: Path | None = None) -> Path:
     """The Python of the converter `name`, whose environment is made at the first use and kept in the cache folder.
 
     The folder is named by the lock's hash and this Python. Two callers build it once, and a build that was killed
-    leaves nothing. Raises ExportError, with the packages, where they cannot be installed.
+    leaves nothing. One whose Python is gone, or whose packages are not the lock's, is made again. Raises ExportError,
+    with the packages, where they cannot be installed.
     """
     lock = lock or LOCKS / f"{name}.txt"
     versions = {"python": platform.python_version(), "platform": sysconfig.get_platform()}
@@ -51,9 +57,11 @@ def open_environment(name: str, *, lock: Path | None = None) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     python = Path("Scripts/python.exe" if os.name == "nt" else "bin/python")
     with changing(folder):
-        if not folder.exists():
+        if not is_whole(folder / python, lock):
             with folder_beside(folder) as temporary:
                 _install(name, lock, temporary / "environment", python)
+                if folder.exists():
+                    folder.rename(temporary / "damaged")
                 (temporary / "environment").rename(folder)
     return folder / python
 
@@ -64,25 +72,48 @@ def check_environment(name: str, python: Path, *, lock: Path | None = None) -> P
     Raises ExportError where a package of the lock is missing there or has another version.
     """
     wanted, shared = read_lock(lock or LOCKS / f"{name}.txt")
-    names = [*wanted, *shared]
     try:
-        done = subprocess.run(
-            [python, "-c", LIST_VERSIONS, *names], capture_output=True, text=True, timeout=60, check=True
-        )
-        versions = json.loads(done.stdout)
+        different = _find_differences(python, wanted | dict.fromkeys(shared))
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         raise ExportError(f"--converter-python {python}: cannot be run ({error}); expected a Python") from error
-    different = [
-        f"{package} {versions[package] or 'missing'} (expected {wanted.get(package, 'any version')})"
-        for package in names
-        if versions[package] is None or versions[package] != wanted.get(package, versions[package])
-    ]
     if different:
         raise ExportError(
             f"--converter-python {python} does not fit the converter {name}: {', '.join(different)}. Install these "
             "versions there, or leave the option out"
         )
     return python
+
+
+def is_whole(python: Path, lock: Path) -> bool:
+    """Whether this Python runs and has the packages of the lock."""
+    with suppress(OSError, ValueError, subprocess.SubprocessError):
+        return not _find_differences(python, read_lock(lock)[0])
+    return False
+
+
+def _find_differences(python: Path, wanted: dict[str, str | None]) -> list[str]:
+    """The packages that are missing there or have another version than the wanted one (None: any), in words."""
+    command = [python, "-c", LIST_VERSIONS, *wanted]
+    done = subprocess.run(command, env=undisturbed(python), capture_output=True, text=True, timeout=60, check=True)
+    versions = json.loads(done.stdout)
+    return [
+        f"{package} {versions[package] or 'missing'} (expected {version or 'any version'})"
+        for package, version in wanted.items()
+        if versions[package] is None or version not in (None, versions[package])
+    ]
+
+
+def undisturbed(python: Path | None = None) -> dict[str, str]:
+    """The variables of a process in another environment: without ours for Python, and for pip only PIP_SOURCES.
+
+    A PYTHONPATH or PIP_TARGET would put other packages there, or leave it empty. All are kept where `python` is ours.
+    """
+    if python == Path(sys.executable):
+        return dict(os.environ)
+    kept = {f"PIP_{name}" for name in PIP_SOURCES}
+    return {
+        name: value for name, value in os.environ.items() if name in kept or not name.startswith(("PYTHON", "PIP_"))
+    }
 
 
 def read_lock(lock: Path) -> tuple[dict[str, str], list[str]]:
@@ -121,15 +152,12 @@ def run_converter(
     )
     command = [python, INSIDE / "start.py", script or INSIDE / f"{name}.py", request]
     with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
-        )
+        running = {"cwd": folder, "env": undisturbed(python), "stdout": output, "stderr": output}
         try:
-            process.wait(limit_s)
+            with process_tree(command, **running) as process:
+                process.wait(limit_s)
         except subprocess.TimeoutExpired as error:
             raise ExportError(f"the converter {name} was stopped after {limit_s:.0f} s. {_last_lines(log)}") from error
-        finally:
-            _kill_group(process)
     if process.returncode:
         ending = (
             f"was ended by {signal.Signals(-process.returncode).name}"
@@ -171,15 +199,17 @@ def _install(name: str, lock: Path, environment: Path, python: Path) -> None:
     with Progress(*columns, transient=True, console=Console(stderr=True)) as bar:
         task = bar.add_task(f"install the converter {name}", total=len(packages) + 1)
         for command in commands:
-            with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+            running = {"env": undisturbed(), "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+            with process_tree(command, **running) as process:
                 for line in process.stdout:
                     tail.append(line.strip())
                     bar.advance(task, line.startswith("Collecting "))
-            if process.returncode:
+                status = process.wait()
+            if status or (command is commands[-1] and not is_whole(environment / python, lock)):
                 wanted = " ".join(f"{package}=={version}" for package, version in packages.items())
                 raise ExportError(
                     f"the converter {name} could not be installed, {' '.join(map(str, command[1:3]))} ended with "
-                    f"status {process.returncode}: {' | '.join(tail)}. It needs {wanted or 'no packages'} from the "
+                    f"status {status}: {' | '.join(tail)}. It needs {wanted or 'no packages'} from the "
                     "package registry that pip uses, once. Without a network, make the environment elsewhere for this "
                     f"system and Python (python -m venv DIR; DIR/bin/pip install --no-deps -r {lock}), copy it here "
                     "and name its Python with --converter-python"
@@ -195,13 +225,6 @@ def _folders_of(packages: list[str]) -> list[str]:
         except PackageNotFoundError as error:
             raise MissingExtraError("compress", package) from error
     return list(dict.fromkeys(folders))
-
-
-def _kill_group(process: subprocess.Popen) -> None:
-    """Kills the process and what it has started."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL) if hasattr(os, "killpg") else process.kill()
-    process.wait()
 
 
 def _last_lines(log: Path) -> str:

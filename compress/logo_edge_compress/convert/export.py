@@ -7,6 +7,7 @@ temperature, normalisation inside.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import onnx as onnx_library
 
 from logo_edge.errors import ExportError
-from logo_edge.files import folder_beside, json_text, write_file
+from logo_edge.files import changing, folder_beside, json_text, write_file
 from logo_edge_compress.audit import CHOSEN_IN_FLOAT, refuse_float
 from logo_edge_compress.convert import coreml, executorch, litert, mnn, ncnn, onnx, openvino, tensorrt, tflm
 from logo_edge_compress.convert.request import Images, Request
@@ -37,6 +38,7 @@ GRAPH_FORMATS = {
 FORMATS = (*GRAPH_FORMATS, "torchscript")
 FITTED = ("tensorrt", "ncnn")  # formats whose INT8 has ranges of its own
 PRECISIONS = ("fp32", "fp16", "int8")
+LONGEST = 60  # letters of a name, which may take four bytes each of the 255 that a file's name has
 LACKS = {"executorch": "fp16", "coreml": "fp32"}  # the precision that a format does not have
 SUFFIX_OF_FILES = (".onnx", ".xml", ".bin", ".pt", ".tflite", ".h", ".param", ".mnn", ".pte", ".zip")
 VERSIONED = (
@@ -66,15 +68,16 @@ def export_artifact(
 ) -> dict:
     """The record of the artifact in folder `out`, also written next to it as JSON: hashes, parity, versions.
 
-    All files are made and verified in a temporary folder, and renamed to `out` at the end if they pass. The old record
-    is deleted first and the new one written last, so that no record names the files of two exports. `batch` None: any
+    All files are made and verified in a temporary folder, and renamed to `out` at the end if they pass, by one process
+    at a time. The old record and its files are deleted first and the new record written last, so that neither a record
+    nor a library meets the files of two exports. `batch` None: any
     batch size. `converter_python`: see `environments.check_environment`. Raises VerificationError where the artifact
     disagrees with its parent, ExportError where the source has no such precision or TensorRT would refuse it,
     MissingExtraError where the format's library is missing.
     """
     check_request(source, kind, precision, batch)
     out.mkdir(parents=True, exist_ok=True)
-    stem = "-".join([source.name, precision, *([f"batch{batch}"] if batch else []), kind])
+    stem = "-".join([file_name(source.name), precision, *([f"batch{batch}"] if batch else []), kind])
     with folder_beside(out / "export") as temporary:
         further = {"converter_python": converter_python, "multi_label": source.multi_label}
         request = Request(precision, batch, temporary / stem, images, say, **further)
@@ -110,10 +113,17 @@ def export_artifact(
         }
         record_path = temporary / f"{stem}.json"
         write_file(record_path, json_text(record))
-        (out / record_path.name).unlink(missing_ok=True)
-        for file in (*files, record_path):
-            os.replace(file, out / file.name)
+        with changing(out / record_path.name):
+            for file in (record_path, *files):
+                (out / file.name).unlink(missing_ok=True)
+            for file in (*files, record_path):
+                os.replace(file, out / file.name)
     return record
+
+
+def file_name(name: str) -> str:
+    """The name of a bundle or run as a part of a file's name: it may be any text, such as `../a b`."""
+    return re.sub(r"[^\w.+-]+", "-", name)[:LONGEST].strip(".-") or "unnamed"
 
 
 def is_fitted(kind: str, precision: str) -> bool:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 import numpy as np
 
-from logo_edge.errors import LogoEdgeError
+from logo_edge.errors import BundleError, LogoEdgeError
 from logo_edge.forks import after_fork, never_free
 
 
@@ -29,6 +31,7 @@ class Resources:
     kleidiai: bool = True
 
 
+ENGINE = ".engine"  # suffix of TensorRT's, in a folder below that of its record
 WITH_WEIGHTS = (".xml", ".param")  # suffixes of models whose weights are a file of their own, with the suffix .bin
 
 
@@ -45,17 +48,41 @@ class ModelFile:
 
     @classmethod
     def read(cls, path: Path) -> ModelFile:
-        """The artifact of `logo-edge export` at `path`. Raises LogoEdgeError where it cannot be read."""
+        """The artifact of `logo-edge export` at `path`.
+
+        Raises LogoEdgeError where it cannot be read, BundleError where the export's record lists another content: a
+        damaged file may end the process in the library that reads it.
+        """
+        names, listed = [path.name, *([f"{path.stem}.bin"] if path.suffix in WITH_WEIGHTS else [])], _listed(path)
         try:
-            data = path.read_bytes()
-            return cls(path, data, path.with_suffix(".bin").read_bytes() if path.suffix in WITH_WEIGHTS else b"")
+            contents = [path.with_name(name).read_bytes() for name in names]
         except OSError as error:
             reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
             raise LogoEdgeError(f"{error.filename}: {reason}; expected an artifact of `logo-edge export`") from error
+        for name, data in zip(names, contents, strict=True):
+            if listed and hashlib.sha256(data).hexdigest() != listed.get(name):
+                raise BundleError(
+                    f"{path.with_name(name)}: not the file that was exported, by the hash in its record; copy it again "
+                    "with its .json, or export it again"
+                )
+        return cls(path, *contents)
 
     @property
     def sha256(self) -> str:
         return hashlib.sha256(self.data + self.weights).hexdigest()
+
+
+def _listed(path: Path) -> dict[str, str]:
+    """{file: sha256} in the record that `logo-edge export` wrote beside the artifact; empty where there is none."""
+    for record in path.parent.parent.glob("*.json") if path.suffix == ENGINE else [path.with_suffix(".json")]:
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # another JSON file
+            described = json.loads(record.read_bytes())
+            listed = {name: file["sha256"] for name, file in described["files"].items()}
+            if engine := described.get("engine"):
+                listed[PurePosixPath(engine["file"]).name] = engine["sha256"]
+            if path.name in listed:
+                return listed
+    return {}
 
 
 class Backend(Protocol):

@@ -77,7 +77,7 @@ def candidates(path: Path) -> list[str]:
 def fastest(names: Sequence[str], prepare: Callable[[str], Callable[[], object]], key: dict, model: str) -> str:
     """The name whose `prepare(name)()` is fastest; all take turns, once per `key`, and the times are kept in the cache.
 
-    A name for which `prepare` raises LogoEdgeError is left out. Raises BundleError, naming `model`, where all are.
+    A name for which `prepare` fails is left out. Raises BundleError, naming `model`, where all are.
     """
 
     def measure() -> dict[str, float]:
@@ -87,7 +87,7 @@ def fastest(names: Sequence[str], prepare: Callable[[str], Callable[[], object]]
         for name in names:
             try:
                 calls[name] = prepare(name)
-            except LogoEdgeError as error:
+            except Exception as error:  # a library may fail in any way; the others run
                 refusals.append(f"{name}: {error}")
         if not calls:
             raise BundleError(f"{model}: no backend runs it here. {'; '.join(refusals)}")

@@ -15,14 +15,14 @@ class ExecuTorch:
     """A program of `logo-edge export --format executorch`, on the CPU.
 
     It takes one batch size, mostly 1: other batches run in parts, the last one filled up. Its threads are XNNPACK's,
-    which the whole process shares: their number is that of the program opened last. A program keeps a pointer to the
-    threads that it was loaded with, so all are loaded again after their number has changed.
+    which the whole process shares: their number and cores are those of the program opened last. A program keeps a
+    pointer to the threads that it was loaded with, so all are loaded again after these were replaced.
     """
 
     name, library, suffixes = "executorch", "executorch", (".pte",)
     survives_fork = False  # XNNPACK's threads belong to the whole process, as PyTorch's do
     _lock = threading.Lock()  # a program serves one thread at a time, and none while the threads are replaced
-    _pools = 0  # how often they were
+    _pools, _cores = 0, None  # how often they were, and the cores of the last ones
 
     def __init__(self, model: ModelFile, resources: Resources):
         try:
@@ -33,9 +33,9 @@ class ExecuTorch:
         # a program reads the bytes as long as it lives, and does not own them: `_load` does
         self._torch, self._load = torch, lambda: portable_lib._load_for_executorch_from_buffer(model.data)
         with self._lock:
-            if portable_lib._threadpool_get_thread_count() != resources.threads:
+            if (portable_lib._threadpool_get_thread_count(), self._cores) != (resources.threads, resources.cores):
                 portable_lib._unsafe_reset_threadpool(resources.threads)
-                ExecuTorch._pools += 1
+                ExecuTorch._pools, ExecuTorch._cores = self._pools + 1, resources.cores
             try:
                 self._program, self._pool = self._load(), ExecuTorch._pools
                 self._names = tuple(self._program.run_method("output_names"))

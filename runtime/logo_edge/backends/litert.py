@@ -9,6 +9,7 @@ import numpy as np
 
 from logo_edge.backends.base import ModelFile, Resources
 from logo_edge.errors import BundleError, ExportError, MissingExtraError
+from logo_edge.machine import on_cores
 
 
 class LiteRt:
@@ -23,7 +24,7 @@ class LiteRt:
         except ImportError as error:
             raise MissingExtraError("litert", "ai-edge-litert") from error
         self._open = lambda: interpreter.Interpreter(model_content=model.data, num_threads=resources.threads)
-        self._name = model.path.name
+        self._name, self._cores = model.path.name, resources.cores
         self._local = threading.local()  # an interpreter serves one thread at a time
         try:
             opened = self._interpreter()
@@ -41,13 +42,14 @@ class LiteRt:
     def run(self, pixels: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
         interpreter = self._interpreter()
         if self._local.batch != len(pixels):
-            try:
-                interpreter.resize_tensor_input(self._input, pixels.shape, strict=True)
-            except RuntimeError as error:
-                raise ExportError(
-                    f"{self._name} takes no batch of {len(pixels)}; export it again for such batches"
-                ) from error
-            interpreter.allocate_tensors()
+            with on_cores(self._cores):  # XNNPACK starts its threads here
+                try:
+                    interpreter.resize_tensor_input(self._input, pixels.shape, strict=True)
+                except RuntimeError as error:
+                    raise ExportError(
+                        f"{self._name} takes no batch of {len(pixels)}; export it again for such batches"
+                    ) from error
+                interpreter.allocate_tensors()
             self._local.batch = len(pixels)
         interpreter.set_tensor(self._input, pixels)
         interpreter.invoke()

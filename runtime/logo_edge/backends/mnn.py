@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
 
 from logo_edge.backends.base import ModelFile, Resources
 from logo_edge.errors import BundleError, MissingExtraError
+from logo_edge.machine import on_cores
 
 PIXELS = "pixels"
+_IMPORTING = threading.Lock()  # a second thread would take the first one's stderr for stdout
 
 
 class Mnn:
@@ -22,7 +26,7 @@ class Mnn:
     name, library, suffixes = "mnn", "MNN", (".mnn",)
 
     def __init__(self, model: ModelFile, resources: Resources):
-        self._mnn, self._model, self._threads = _import_mnn(), model, resources.threads
+        self._mnn, self._model, self._resources = _import_mnn(), model, resources
         self.survives_fork = resources.threads == 1  # else a pool of the whole process computes, which a child lacks
         self._local = threading.local()  # a session serves one thread at a time
         interpreter, session = self._session()
@@ -43,8 +47,9 @@ class Mnn:
                         "`logo-edge export --format mnn`"
                     ) from error
             # precision normal is float32; low would be float16 on ARM
-            settings = {"backend": "CPU", "numThread": self._threads, "precision": "normal"}
-            self._local.session = interpreter, interpreter.createSession(settings)
+            settings = {"backend": "CPU", "numThread": self._resources.threads, "precision": "normal"}
+            with on_cores(self._resources.cores):
+                self._local.session = interpreter, interpreter.createSession(settings)
         return self._local.session
 
     def run(self, pixels: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
@@ -71,14 +76,21 @@ class Mnn:
 
 def _import_mnn():
     """The library, whose import prints to stdout from C; here that goes to stderr. Raises MissingExtraError."""
+    with _IMPORTING, nullcontext() if "MNN" in sys.modules else _stdout_to_stderr():
+        try:
+            import MNN
+        except ImportError as error:
+            raise MissingExtraError("mnn", "MNN") from error
+    return MNN
+
+
+@contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
     stdout = os.dup(1)
     try:
         os.dup2(2, 1)
-        import MNN
-    except ImportError as error:
-        raise MissingExtraError("mnn", "MNN") from error
+        yield
     finally:
         ctypes.CDLL(None).fflush(None)
         os.dup2(stdout, 1)
         os.close(stdout)
-    return MNN
