@@ -105,7 +105,10 @@ def find_artifacts(folder: Path, bundle: Bundle) -> tuple[dict[Path, dict], dict
             names = [record["engine"]["file"]] if record.get("engine") else record["files"]
             files = [path.parent / name for name in names if Path(name).suffix in READS]
             runs = record["format"] in (*BACKENDS, "onnx") and files
-            if reason := record.get("not_done") or why_other(record, bundle) or ("" if runs else NO_BACKEND):
+            home = path.parent.resolve()
+            if outside := [name for name in names if not (home / name).resolve().is_relative_to(home)]:
+                left_out[str(path)] = f"it names files outside its folder: {', '.join(outside)}"
+            elif reason := record.get("not_done") or why_other(record, bundle) or ("" if runs else NO_BACKEND):
                 left_out[str(path)] = reason
             else:
                 artifacts[files[0]] = record

@@ -169,6 +169,7 @@ def test_a_folder_gives_the_artifacts_of_the_bundle_and_says_why_others_are_left
         "engine": own | {"format": "tensorrt", "engine": {"file": "engines/a.engine"}},
         "micro": own | {"format": "tflm"},
         "other": own | {"source": "another"},
+        "outside": own | {"files": {"../own/own.tflite": {}}},
         "own": own,
         "undone": own | {"format": "coreml", "not_done": "not run: no Mac"},
     }
@@ -179,9 +180,10 @@ def test_a_folder_gives_the_artifacts_of_the_bundle_and_says_why_others_are_left
     artifacts, left_out = find_artifacts(tmp_path / "exports", bundle)
     assert [path.name for path in artifacts] == ["a.engine", "own.tflite"]
     reasons = {Path(name).stem: reason for name, reason in left_out.items()}
-    assert reasons.keys() == {"micro", "other", "undone"}
+    assert reasons.keys() == {"micro", "other", "outside", "undone"}
     assert "no backend" in reasons["micro"]
     assert "it is of 'another'" in reasons["other"]
+    assert reasons["outside"] == "it names files outside its folder: ../own/own.tflite"
     assert reasons["undone"] == "not run: no Mac"
     with pytest.raises(BenchError, match="no record of `logo-edge export`"):
         find_artifacts(labelled[0] / "vectors", bundle)

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import faulty_converters
 import numpy as np
@@ -25,17 +26,18 @@ from logo_edge.errors import BundleError, SelectionError
 from logo_edge.preprocess import InputContract
 from logo_edge_compress.candidates import measure, plan
 from logo_edge_compress.candidates import pack as candidate_packing
+from logo_edge_compress.candidates.measure import Measured
 from logo_edge_compress.candidates.plan import make_candidates
-from logo_edge_compress.candidates.store import Task, outcome
+from logo_edge_compress.candidates.store import Candidate, Task, outcome
 from logo_edge_compress.commands import compress as compress_command
-from logo_edge_compress.compress import compress
+from logo_edge_compress.compress import _choose, compress
 from logo_edge_compress.convert.source import read_source
 from logo_edge_compress.convert.tensorrt import unsupported_operators
 from logo_edge_compress.distill.distill import distill
 from logo_edge_compress.distill.losses import attack_views, distillation_objective
 from logo_edge_compress.distill.soft_targets import SoftTargets
 from logo_edge_compress.report import print_candidates, print_stages
-from logo_edge_compress.select import Limits
+from logo_edge_compress.select import Limits, Row
 from logo_edge_compress.timing import Cost
 from logo_edge_compress.verify import run_onnx
 from logo_edge_report.compression import make_page
@@ -322,8 +324,8 @@ COMPRESS = """
 import sys
 from pathlib import Path
 import logo_edge_train  # before torch
-from logo_edge_compress.compress import compress
-from logo_edge_compress.select import Limits
+from logo_edge_compress.compress import _choose, compress
+from logo_edge_compress.select import Limits, Row
 from logo_edge_train.data.outliers import families_of
 import torch
 
@@ -675,3 +677,28 @@ def test_a_setting_that_is_as_by_default_changes_no_key_of_a_finished_student(fo
         report=reports.append,
     )
     assert reports == [], "it is read back, not learned again"
+
+
+def test_the_graph_beside_an_artifact_counts_for_the_size_limit(tmp_path):
+    run = SimpleNamespace(recipe=SimpleNamespace(distill=SimpleNamespace(max_size_mb=1.2)))
+    sizes = {"student-int8-minmax.onnx": 600_000, "student-int8-ncnn.param": 1_000, "student-int8-ncnn.bin": 500_000}
+    for name, size_bytes in sizes.items():
+        (tmp_path / name).write_bytes(bytes(size_bytes))
+    made = {"int8-minmax": list(sizes)[:1], "int8-ncnn": list(sizes)[1:]}
+    measured = []
+    for name, files in made.items():
+        backend, record = ("ncnn", {"parent": "student-int8-minmax.onnx"}) if "ncnn" in name else ("onnxruntime", {})
+        files = dict.fromkeys(files, "")
+        one = Candidate("small@96", name, "int8", backend, tmp_path, "made", files=files, record=record)
+        figures = dict.fromkeys(Row.__dataclass_fields__, 0.1) | {"cost": None, "correct": np.ones(9, bool)}
+        of_candidate = {
+            field: getattr(one, field) for field in ("student", "name", "precision", "backend", "size_bytes")
+        }
+        measured.append(Measured(one, None, "", Row(**figures | of_candidate)))
+    for target, expected in (("ncnn", 1_101_000), ("cpu", 600_000)):
+        choice, _ = _choose(run, target, measured, Limits(), ())
+        assert choice.row.size_bytes == expected
+    choice, _ = _choose(run, "ncnn", measured, Limits(size_mb=1.1), ())
+    assert choice.row is None
+    choice, _ = _choose(run, "ncnn", measured, Limits(), ("int8-minmax",))
+    assert choice.row.size_bytes == 1_701_000, "a variant is a file of its own"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import subprocess
 import sys
 import threading
@@ -212,8 +213,10 @@ def test_an_installation_that_pip_only_pretends_is_an_error_and_is_not_kept(lock
 
 
 @pytest.mark.parametrize("damage", ["python", "package"])
-def test_an_environment_that_was_damaged_is_made_again(lock, tmp_path, monkeypatch, damage):
+def test_an_environment_that_was_damaged_is_made_again(lock, cache, tmp_path, monkeypatch, damage):
     """A newer Python takes the place of the one that it points to, or someone installs another package there."""
+    open_environment("tiny", lock=lock)
+    shutil.copytree(cache, tmp_path / "cache", symlinks=True)
     monkeypatch.setenv("LOGO_EDGE_CACHE", str(tmp_path / "cache"))
     python = open_environment("tiny", lock=lock)
     if damage == "python":

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from logo_edge_compress.candidates.measure import Measured
-from logo_edge_compress.candidates.store import Candidate
-from logo_edge_compress.compress import _choose as choose_for_target
 from logo_edge_compress.select import (
     Limits,
     Row,
@@ -186,23 +182,6 @@ def test_test_logos_have_no_part_in_the_choice():
     assert len(SMALL.correct) == LOGOS
 
 
-def test_the_graph_that_is_packed_beside_an_artifact_counts_as_size(tmp_path):
-    run = SimpleNamespace(recipe=SimpleNamespace(distill=SimpleNamespace(max_size_mb=1.2)))
-    sizes = {"student-int8-minmax.onnx": 600_000, "student-int8-ncnn.param": 1_000, "student-int8-ncnn.bin": 500_000}
-    for name, size_bytes in sizes.items():
-        (tmp_path / name).write_bytes(bytes(size_bytes))
-    made = {"int8-minmax": list(sizes)[:1], "int8-ncnn": list(sizes)[1:]}
-    measured = []
-    for name, files in made.items():
-        backend, record = ("ncnn", {"parent": "student-int8-minmax.onnx"}) if "ncnn" in name else ("onnxruntime", {})
-        files = dict.fromkeys(files, "")
-        one = Candidate("small@96", name, "int8", backend, tmp_path, "made", files=files, record=record)
-        figures = replace(SMALL8, name=name, backend=backend, size_bytes=one.size_bytes)
-        measured.append(Measured(one, None, figures.cost, figures))
-    for target, expected in (("ncnn", 1_101_000), ("cpu", 600_000)):
-        choice, _ = choose_for_target(run, target, measured, Limits(), ())
-        assert choice.row.size_bytes == expected
-    choice, _ = choose_for_target(run, "ncnn", measured, Limits(size_mb=1.1), ())
-    assert choice.row is None
-    choice, _ = choose_for_target(run, "ncnn", measured, Limits(), ("int8-minmax",))
-    assert choice.row.size_bytes == 1_701_000, "a variant is a file of its own"
+def test_the_graph_that_is_packed_beside_a_candidate_counts_as_size():
+    carrying, _ = add_carried(ROWS, ("fp32",), ALONE | {SMALL8.title: 700_000})
+    assert {row.title: row.size_bytes for row in carrying}[SMALL8.title] == 600_000 + 700_000 + 2_000_000
