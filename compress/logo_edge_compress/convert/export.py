@@ -122,8 +122,8 @@ def export_artifact(
 
 
 def file_name(name: str) -> str:
-    """The name of a bundle or run as a part of a file's name: it may be any text, such as `../a b`."""
-    return re.sub(r"[^\w.+-]+", "-", name)[:LONGEST].strip(".-") or "unnamed"
+    """The name of a bundle or run, which may be any text such as `../v1.2`, as a part of a file name without suffix."""
+    return re.sub(r"[^\w+-]+", "-", name)[:LONGEST].strip("-") or "unnamed"
 
 
 def is_fitted(kind: str, precision: str) -> bool:
