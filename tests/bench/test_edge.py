@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tarfile
 import threading
 from dataclasses import asdict
 from pathlib import Path
@@ -198,6 +199,17 @@ def board(tmp_path, monkeypatch):
     loop.call_soon_threadsafe(done.set)
     thread.join(30)
     loop.close()
+
+
+def test_files_go_to_a_boards_folder_of_any_name_and_back(session, board, tmp_path):
+    device = session.Ssh("board", "my board's", sys.executable, board)
+    (tmp_path / "sent").write_text("there")
+    with tarfile.open(tmp_path / "sent.tar", "w") as file:
+        file.add(tmp_path / "sent", "a")
+    device.push(tmp_path / "sent.tar")
+    device.pull("a", tmp_path / "returned")
+    assert (tmp_path / "returned").read_text() == "there"
+    assert (tmp_path / "home" / "my board's" / "a").exists()
 
 
 @pytest.mark.slow
