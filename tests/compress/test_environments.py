@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import subprocess
-import sys
 import threading
 import time
 import zipfile
@@ -65,21 +63,6 @@ def offline(monkeypatch, wheels, cache):
     monkeypatch.setenv("LOGO_EDGE_CACHE", str(cache))
 
 
-def is_running(process: str) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().split()[2] != "Z"
-    except OSError:
-        return False
-
-
-def wait_until(condition) -> None:
-    """A busy machine takes a while."""
-    deadline = time.monotonic() + 120
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert condition()
-
-
 def convert(lock: Path, folder: Path, text: str, **options) -> dict:
     script = folder / "convert.py"
     script.write_text(text)
@@ -135,7 +118,11 @@ time.sleep(600)
 """
     with pytest.raises(ExportError, match=r"stopped after 10 s.*Its last lines: \d+") as stopped:
         convert(lock, tmp_path, hangs, limit_s=10)
-    wait_until(lambda: not is_running(str(stopped.value).split()[-1]))
+    state = Path(f"/proc/{str(stopped.value).split()[-1]}/stat")
+    deadline = time.monotonic() + 30
+    while state.exists() and state.read_text().split()[2] != "Z" and time.monotonic() < deadline:
+        time.sleep(0.1)  # a busy machine takes a while to end it
+    assert time.monotonic() < deadline
 
 
 def test_what_cannot_be_installed_is_named_with_the_way_round_and_leaves_nothing(tmp_path, monkeypatch):
@@ -229,30 +216,3 @@ def test_an_environment_that_was_damaged_is_made_again(lock, cache, tmp_path, mo
         metadata.write_text(metadata.read_text().replace("Version: 1.0", "Version: 0.9"))
     assert convert(lock, tmp_path, WORKS)["operators"] == 3
     assert [path.name for path in (tmp_path / "cache" / "converters").iterdir()] == [python.parents[1].name]
-
-
-def test_no_part_of_a_converter_outlives_the_process_that_called_it(lock, tmp_path):
-    """As a candidate's that has run out of time: it is killed, and cannot end what it has started."""
-    script = tmp_path / "hangs.py"
-    script.write_text("""
-import subprocess, sys, time
-from pathlib import Path
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-Path("child.part").write_text(str(child.pid))
-Path("child.part").rename("child")
-time.sleep(600)
-""")
-    calls = f"""
-from pathlib import Path
-from logo_edge_compress.convert.environments import run_converter
-run_converter("tiny", {{}}, Path({str(tmp_path)!r}), script=Path({str(script)!r}), lock=Path({str(lock)!r}))
-"""
-    open_environment("tiny", lock=lock)
-    caller = subprocess.Popen([sys.executable, "-c", calls])
-    try:
-        wait_until((tmp_path / "child").exists)
-    finally:
-        caller.kill()
-        caller.wait()
-    child = (tmp_path / "child").read_text()
-    wait_until(lambda: not is_running(child))
