@@ -77,7 +77,6 @@ lint: .stamps/full  ## Check style, and what the documents take from results, do
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/python -m logo_edge_bench.experiments tables --check
-	$(VENV)/bin/python -m logo_edge_bench.experiments references --check
 
 dist:  ## Build sdist, wheel and bill of materials in dist/, and audit them
 	.ci/dist $(PYTHON) .venv-dist

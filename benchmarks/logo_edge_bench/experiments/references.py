@@ -1,6 +1,4 @@
-"""Writes docs/use/api.md from docstrings and docs/use/commands.md from `--help`, or checks them (--check).
-
-    python -m logo_edge_bench.experiments references
+"""The references in docs/use: api.md from docstrings, commands.md from `--help`. `tables` writes and checks them.
 
 The Python names are those of `logo_edge.__all__`; the commands are all verbs of `logo-edge` with their subcommands.
 """
@@ -11,35 +9,25 @@ import dataclasses
 import enum
 import inspect
 import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Any
 
 import typer
 
 import logo_edge
 from logo_edge.cli.verbs import app
 from logo_edge_bench.experiments.record import ROOT
-from logo_edge_train.runs import write_text
 
 COLUMNS = 100
 GENERATED = """<!-- generated: references -->
-Written by `python -m logo_edge_bench.experiments references` from {}; do not edit."""
+Written by `python -m logo_edge_bench.experiments tables` from {}; do not edit."""
 
 
-def measure(*, check: Annotated[bool, "write nothing; exit status 1 where a page is not current"] = False) -> None:
-    outdated = []
-    for page, text in (("api", render_api()), ("commands", render_commands())):
-        path = ROOT / "docs" / "use" / f"{page}.md"
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            outdated.append(str(path.relative_to(ROOT)))
-            if not check:
-                write_text(path, text)
-    if outdated and check:
-        sys.exit(
-            f"{', '.join(outdated)}: not what docstrings and --help say; run `python -m logo_edge_bench.experiments "
-            "references`"
-        )
+def render_pages() -> dict[Path, str]:
+    """{path: text} of the two pages."""
+    folder = ROOT / "docs" / "use"
+    return {folder / "api.md": render_api(), folder / "commands.md": render_commands()}
 
 
 def render_api() -> str:

@@ -1,4 +1,4 @@
-"""Writes the documents' tables from the committed results, or checks the documents (--check).
+"""Writes the documents' tables from the committed results, and the references; or checks both (--check).
 
 The check fails where a document does not show its tables, and where a figure of its prose has no source (figures.py).
 
@@ -18,7 +18,15 @@ from pathlib import Path
 from typing import Annotated
 
 from logo_edge.bundle.record import read_bundle
-from logo_edge_bench.experiments import compression_tables, figures, peers, runtime_tables, shipped, training_tables
+from logo_edge_bench.experiments import (
+    compression_tables,
+    figures,
+    peers,
+    references,
+    runtime_tables,
+    shipped,
+    training_tables,
+)
 from logo_edge_bench.experiments.record import BUNDLES, RESULTS, ROOT, read_record, result_path
 from logo_edge_train.provenance import hashes_of
 
@@ -57,15 +65,18 @@ def measure(*, check: Annotated[bool, "write nothing; exit status 1 where a docu
     outdated, shipped = [], shipped_hashes()
     if wrong := [text for path in sorted(RESULTS.glob("*.json")) if (text := check_origin(path, shipped))]:
         sys.exit("\n".join(wrong))
+    generated = references.render_pages()
     for document in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*/*.md"))]:
         text = document.read_text(encoding="utf-8")
-        current = MARKED.sub(lambda match: match[1] + render_table(match[2], match[3]) + "\n" + match[4], text)
+        current = generated.get(document) or MARKED.sub(
+            lambda match: match[1] + render_table(match[2], match[3]) + "\n" + match[4], text
+        )
         if current != text and check:
             outdated.append(str(document.relative_to(ROOT)))
         elif current != text:
             document.write_text(current, encoding="utf-8")
     if outdated:
-        sys.exit(f"{', '.join(outdated)}: the tables differ from benchmarks/results; run {EXPERIMENTS} tables")
+        sys.exit(f"{', '.join(outdated)}: not what results, docstrings and --help say; run {EXPERIMENTS} tables")
     if check and (wrong := figures.check_figures(figures.read_pages(), EARLIER)):
         sys.exit("\n".join(wrong))
 
