@@ -137,7 +137,7 @@ def compress_command(
     from logo_edge_compress.compress import compress as compress_run
     from logo_edge_compress.report import print_candidates, print_stages
     from logo_edge_compress.select import Limits
-    from logo_edge_compress.targets import TARGETS, check_targets
+    from logo_edge_compress.targets import TARGETS, check_carried, check_targets
     from logo_edge_compress.work import with_recipe, work_folder
     from logo_edge_train.data.outliers import families_of
     from logo_edge_train.device import pick_device
@@ -160,7 +160,9 @@ def compress_command(
     if carry and "server" in targets:
         raise typer.BadParameter("--carry applies to one network, and --target server packs several; leave one out")
     chosen = load_recipe(recipe, tuple(override), used=("name", "distill", "quantize", "calibrate")) if recipe else None
-    check_targets(with_recipe(read_run(run), chosen), targets, limits, members)
+    with_chosen = with_recipe(read_run(run), chosen)
+    check_targets(with_chosen, targets, limits, members)
+    check_carried(with_chosen, tuple(carry))
     name = name or "-".join([run.resolve().name, *([chosen.name] if chosen else [])])
     folder = out or Path("bundles") / (name if len(targets) > 1 or targets == ("cpu",) else f"{name}-{targets[0]}")
     settings = asdict(chosen) if chosen else read_run(run).record["recipe"]

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 from logo_edge.backends.choose import BACKENDS
 from logo_edge.errors import MissingExtraError, SelectionError
+from logo_edge_compress.candidates.plan import possible_names
 from logo_edge_compress.convert.tensorrt import why_no_engine
 from logo_edge_compress.distill.distill import check_teachers
 from logo_edge_compress.pack import ARTIFACTS
@@ -41,6 +42,22 @@ TARGETS = {
 def is_measured(target: str) -> bool:
     """Whether the latencies measured on this machine are those of the target."""
     return target not in ("web", "coreml") and not (target == "jetson" and why_no_engine())
+
+
+def check_carried(run: Run, carry: tuple[str, ...]) -> None:
+    """Refuses at the start what no bundle of the run could carry.
+
+    Raises SelectionError for a name that no candidate may have, MissingExtraError where a format's library is missing.
+    """
+    names = possible_names(run.recipe.quantize.methods)
+    for name in carry:
+        if name not in names:
+            raise SelectionError(
+                f"--carry {name}: no candidate has this name; expected one of {', '.join(sorted(names))}"
+            )
+        backend = name.partition("-")[2]
+        if backend in ARTIFACTS and find_spec(BACKENDS[backend].library) is None:
+            raise MissingExtraError(backend, BACKENDS[backend].library)
 
 
 def check_targets(run: Run, targets: tuple[str, ...], limits: Limits, members: int = 0) -> None:

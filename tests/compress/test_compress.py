@@ -27,7 +27,7 @@ from logo_edge.preprocess import InputContract
 from logo_edge_compress.candidates import measure, plan
 from logo_edge_compress.candidates import pack as candidate_packing
 from logo_edge_compress.candidates.measure import Measured
-from logo_edge_compress.candidates.plan import make_candidates
+from logo_edge_compress.candidates.plan import make_candidates, possible_names
 from logo_edge_compress.candidates.store import Candidate, Task, outcome
 from logo_edge_compress.commands import compress as compress_command
 from logo_edge_compress.compress import _choose, compress
@@ -561,6 +561,7 @@ def test_layers_go_back_to_fp32_where_no_int8_holds_its_parent(folder, tmp_path)
     names = [candidate.name for candidate in make_candidates(task, set(), refuse_int8)]
     careful = ["int8-equalised", "int8-depthwise-fp32", "int8-mixed"]
     assert names == ["fp32", "fp16", "int8-minmax", "int8-percentile", *careful]
+    assert set(names) <= possible_names(run.recipe.quantize.methods)
 
 
 def test_another_recipe_makes_another_bundle_of_the_same_teachers(folder, equal_costs):

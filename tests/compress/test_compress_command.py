@@ -17,7 +17,7 @@ from logo_edge_compress.candidates.store import Candidate
 from logo_edge_compress.commands import calibrate, compress, export, search
 from logo_edge_compress.convert.tensorrt import why_no_engine
 from logo_edge_compress.select import Limits
-from logo_edge_compress.targets import TARGETS, check_targets
+from logo_edge_compress.targets import TARGETS, check_carried, check_targets
 from logo_edge_compress.timing import Cost
 from logo_edge_train.commands import few_shot, train
 from logo_edge_train.runs import Run, write_run_record
@@ -182,3 +182,14 @@ def test_json_without_an_estimate_is_refused(command, tmp_path, monkeypatch):
     assert result.exit_code == 2
     assert "--json prints an estimate; add --estimate" in " ".join(result.output.replace("│", " ").split())
     assert not list(tmp_path.iterdir())
+
+
+def test_what_no_bundle_could_carry_is_refused_before_the_work(monkeypatch):
+    run = Run(Path("runs/it"), {"members": [{}], "recipe": {"quantize": {"methods": ["minmax", "weights-int8"]}}})
+    check_carried(run, ("fp32", "int8-minmax", "int8-weights", "int8-mixed", "int8-openvino"))
+    for name in ("int8-percentile", "int8-coreml", "fp16-executorch", "fp32-server", "../fp32"):
+        with pytest.raises(SelectionError, match=f"--carry {name}: no candidate has this name; expected one of fp16, "):
+            check_carried(run, ("fp32", name))
+    monkeypatch.setattr(target_checks, "find_spec", lambda library: None)
+    with pytest.raises(MissingExtraError, match="ncnn"):
+        check_carried(run, ("fp32", "int8-ncnn"))

@@ -155,3 +155,9 @@ def test_a_choice_is_not_that_of_another_kind_of_core(carrying, quickest, monkey
         monkeypatch.setattr(machine, "describe_core", lambda part=part: {"CPU part": part, "Features": "fp asimd"})
         Classifier.load(folder, backend="auto")
     assert len(measured) == 2
+
+
+def test_of_equally_quick_ones_the_bundles_own_model_runs(carrying, quickest):
+    quickest("none")
+    classifier = Classifier.load(carrying(), backend="auto")
+    assert (classifier.bundle.model.file, classifier.backend) == ("model.onnx", "onnxruntime")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import onnx
 
+from logo_edge.backends.choose import BACKENDS
 from logo_edge_compress.candidates.make import (
     make_depthwise_fp32,
     make_dynamic,
@@ -20,12 +21,13 @@ from logo_edge_compress.candidates.make import (
     make_tuned,
 )
 from logo_edge_compress.candidates.store import Candidate, Plan, Task
-from logo_edge_compress.convert.export import LACKS
+from logo_edge_compress.convert.export import LACKS, PRECISIONS
 from logo_edge_compress.quantize.qat import NOT_TUNED_BY, TUNED_BY, unknown_operators
 from logo_edge_compress.quantize.static import METHODS
 from logo_edge_train.keys import select_settings
 from logo_edge_train.recipe import When
 
+CAREFUL = EQUALISED, DEPTHWISE, MIXED = "int8-equalised", "int8-depthwise-fp32", "int8-mixed"  # names of candidates
 STATIC = {f"int8-{method}" for method in METHODS}  # names of candidates
 
 
@@ -43,13 +45,34 @@ def make_candidates(task: Task, backends: set[str], make: Callable[[Plan], Candi
     return candidates
 
 
+def possible_names(methods: Sequence[str]) -> set[str]:
+    """The names that candidates of the recipe's methods may have, in all formats that a backend of ours runs."""
+    further = {
+        f"{precision}-{backend}"
+        for backend in BACKENDS.keys() - {"onnxruntime"}
+        for precision in PRECISIONS
+        if has_precision(backend, precision)
+    }
+    return {"fp32", "fp16", "int8-tuned", *CAREFUL, *map(graph_name, methods), *further}
+
+
+def graph_name(method: str) -> str:
+    """The name of the candidate that the recipe's method makes for ONNX Runtime."""
+    return f"{method.removeprefix('weights-')}-weights" if method.startswith("weights-") else f"int8-{method}"
+
+
+def has_precision(backend: str, precision: str) -> bool:
+    """Whether the backend's format has this precision."""
+    return precision == "fp32" if backend == "torchscript" else precision != LACKS.get(backend)
+
+
 def plan_graphs(task: Task, candidates: list[Candidate], backends: set[str]) -> list[Plan]:
     """FP16 and the recipe's methods."""
     config, sources = task.run.recipe.quantize, (task.body, task.fp32)
     plans = [Plan("fp16", "fp16", "onnxruntime", make_fp16, (task.fp32,))]
     for method in config.methods:
         settings = {"reduce_range": config.reduce_range, "method": method}
-        name, precision = f"int8-{method}", "int8"
+        name, precision = graph_name(method), "int8"
         if method in METHODS:
             make = make_int8
         elif method == "nncf":
@@ -57,8 +80,7 @@ def plan_graphs(task: Task, candidates: list[Candidate], backends: set[str]) -> 
         elif method == "dynamic":
             make = make_dynamic
         else:
-            make, settings = make_stored, {"method": method}
-            name = precision = f"{method.removeprefix('weights-')}-weights"
+            make, settings, precision = make_stored, {"method": method}, name
         fits = make in (make_int8, make_nncf)
         plans.append(Plan(name, precision, "onnxruntime", make, sources, settings, fits))
     return plans
@@ -77,19 +99,19 @@ def plan_tuned(task: Task, candidates: list[Candidate], backends: set[str]) -> l
 
 def plan_equalised(task: Task, candidates: list[Candidate], backends: set[str]) -> list[Plan]:
     """INT8 with equalised channels."""
-    return _plan_careful("int8-equalised", make_equalised, task.run.recipe.quantize.equalise, task, candidates)
+    return _plan_careful(EQUALISED, make_equalised, task.run.recipe.quantize.equalise, task, candidates)
 
 
 def plan_depthwise(task: Task, candidates: list[Candidate], backends: set[str]) -> list[Plan]:
     """INT8 with depthwise layers in FP32."""
     when = task.run.recipe.quantize.depthwise_fp32
-    return _plan_careful("int8-depthwise-fp32", make_depthwise_fp32, when, task, candidates)
+    return _plan_careful(DEPTHWISE, make_depthwise_fp32, when, task, candidates)
 
 
 def plan_mixed(task: Task, candidates: list[Candidate], backends: set[str]) -> list[Plan]:
     """INT8 with sensitive layers in FP32."""
     config = task.run.recipe.quantize
-    return _plan_careful("int8-mixed", make_mixed, config.mixed, task, candidates, most=config.most_restored)
+    return _plan_careful(MIXED, make_mixed, config.mixed, task, candidates, most=config.most_restored)
 
 
 def _plan_careful(
@@ -124,7 +146,7 @@ def plan_exports(task: Task, candidates: list[Candidate], backends: set[str]) ->
         )
         for backend in sorted(backends - {"onnxruntime"})
         for precision, parent in parents.items()
-        if (precision == "fp32" if backend == "torchscript" else precision != LACKS.get(backend))
+        if has_precision(backend, precision)
     ]
 
 
