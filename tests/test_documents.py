@@ -77,6 +77,7 @@ def test_the_references_are_those_of_the_code():
 def test_nothing_is_installed_by_name_from_an_index():
     for name, text in TEXTS.items():
         assert not re.findall(r"pip install '?logo-edge(?! @|\[[\w,]+\] @)", text), name
+    assert "logo-edge[" not in (ROOT / "docs/data_to_bundle.ipynb").read_text(encoding="utf-8")
 
 
 # shell

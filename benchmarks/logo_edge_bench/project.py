@@ -22,6 +22,12 @@ TEMPLATES = {
 }  # file of the project -> file of logo_edge_bench/project
 
 
+REQUIREMENTS = f"""\
+# logo-edge is on no package index yet: write `logo-edge @ ADDRESS` here, the address of a wheel or of a git repository
+logo-edge=={__version__}
+"""
+
+
 def write_project(folder: Path, recipe: str) -> list[str]:
     """Writes the project's files into `folder`, new or not, and returns their names.
 
@@ -34,7 +40,7 @@ def write_project(folder: Path, recipe: str) -> list[str]:
     content = {
         name: files("logo_edge_bench").joinpath("project", file).read_bytes() for name, file in TEMPLATES.items()
     }
-    content |= {"recipe.toml": f'name = "own"\n{named}', "requirements.txt": f"logo-edge=={__version__}\n"}
+    content |= {"recipe.toml": f'name = "own"\n{named}', "requirements.txt": REQUIREMENTS}
     if existing := [name for name in content if os.path.lexists(folder / name)]:
         raise LogoEdgeError(
             f"{shown(str(folder))}: {', '.join(existing)} there already, and nothing is overwritten; give another "

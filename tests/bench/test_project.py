@@ -65,7 +65,10 @@ def test_the_files_are_those_that_the_verbs_read(project):
     assert recipe.name == "own"
     assert (recipe.train, recipe.distill, recipe.quantize) == (built_in.train, built_in.distill, built_in.quantize)
     assert read_gates(project / "gates.toml").size_mb == 4
-    assert (project / "requirements.txt").read_text() == f"logo-edge=={__version__}\n"
+    comment, release = (project / "requirements.txt").read_text().splitlines()
+    assert comment.startswith("# ")
+    assert "logo-edge @ ADDRESS" in comment
+    assert release == f"logo-edge=={__version__}"
 
 
 @pytest.mark.parametrize("name", sorted(WRITTEN))
