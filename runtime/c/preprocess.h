@@ -27,7 +27,8 @@ int logo_edge_preprocess(const uint8_t *pixels, int channels, int width, int hei
                          const uint8_t dark[3], double dark_above, uint8_t *square, void *workspace);
 
 /* Fills `pixels`, (height, width, channels), 3 or 4 of 8 bits, from the inflated rows of a PNG, each after the byte of
-   its filter. `above` is the row of pixels above the first: zeros above an image. Returns 0; 1 for an unknown filter. */
+   its filter. `above` is the row of pixels above the first: zeros above an image. Returns 0; 1 for an unknown
+   filter. */
 int logo_edge_unfilter(const uint8_t *rows, int channels, int width, int height, const uint8_t *above,
                        uint8_t *pixels);
 

@@ -42,6 +42,8 @@ typedef struct {
   int *start;       /* of those quads, which end before the last pixel where there are so many */
   int16_t *halves;  /* for each two pixels of the result and each quad, see split_taps; NULL without AVX2 */
   uint8_t *changes; /* for each PART of a row that is scaled, see find_steps */
+  int32_t *paired;  /* weights for two pixels, repeated for every byte of a pixel: `pairs` times 8 for each */
+  int pairs;
 } Taps;
 
 static int least(int one, int other) { return one < other ? one : other; }
@@ -72,42 +74,9 @@ static int make_taps(Taps *taps, int from, double box, int to) {
   return allocated;
 }
 
-/* Fills `quads` and, for AVX2, `start` and `halves`; false where memory runs out. A quad of the inputs of two pixels of
-   the result has 64 halves of weights: the upper ones of the quad's first two inputs, four times for each pixel of the
-   result; the lower ones; and those of the other two inputs. */
-static int split_taps(Taps *taps, int from, int to) {
-  int longest = 0;
-  for (int i = 0; i < to; ++i) longest = greatest(longest, taps->count[i]);
-  taps->quads = (longest + QUAD - 1) / QUAD;
-#ifdef HAS_AVX2
-  if (!HAS_AVX2) return 1;
-  const int pairs = (to + 1) / 2;
-  taps->start = malloc(2 * pairs * sizeof(int));
-  taps->halves = calloc((size_t)pairs * taps->quads * 64, sizeof(int16_t));
-  taps->changes = malloc((size_t)from * 4 / PART + 1);
-  if (!taps->start || !taps->halves || !taps->changes) return 0;
-  for (int i = 0; i < 2 * pairs; ++i) {
-    const int own = least(i, to - 1), first = taps->first[own];
-    taps->start[i] = greatest(0, least(first, from - QUAD * taps->quads));
-    for (int x = 0; x < taps->count[own]; ++x) {
-      const int32_t weight = taps->weights[(size_t)own * taps->most + x];
-      const int at = first - taps->start[i] + x;
-      int16_t *quad = taps->halves + ((size_t)(i / 2) * taps->quads + at / QUAD) * 64;
-      int16_t *upper = quad + at % QUAD / 2 * 32 + i % 2 * 8 + at % 2, *lower = upper + 16;
-      for (int j = 0; j < 8; j += 2) {
-        upper[j] = (int16_t)(weight >> LOWER_BITS), lower[j] = (int16_t)(weight & ((1 << LOWER_BITS) - 1));
-      }
-    }
-  }
-#else
-  (void)from;
-#endif
-  return 1;
-}
-
 static void free_taps(Taps *taps) {
   free(taps->first), free(taps->count), free(taps->weights), free(taps->start), free(taps->halves),
-      free(taps->changes);
+      free(taps->changes), free(taps->paired);
 }
 
 /* Premultiplies `count` RGBA pixels, rounded as Pillow does; returns the AND of `opaque` and all alphas. */
@@ -127,54 +96,38 @@ FOR_EACH_CPU static uint32_t premultiply(const uint8_t *restrict row, int count,
   return opaque;
 }
 
-/* A sum of products, rounded, shifted and limited to 255: where very many weights were rounded up it may be above, but
-   never below 0, as no weight is. */
-static inline uint8_t rounded(int32_t sum) { return (uint8_t)least(sum >> PRECISION_BITS, 255); }
-
-/* Scales LANES rows of pixels of `step` bytes, `length` in all, to `to` pixels of four. */
-static void scale_lanes(const uint8_t *const rows[], int step, size_t length, const Taps *taps, int to,
-                        uint8_t *const results[]) {
-  (void)length; /* which the other variant needs */
-  for (int i = 0; i < to; ++i) {
-    const int32_t *weights = taps->weights + (size_t)i * taps->most;
-    for (int lane = 0; lane < LANES; ++lane) {
-      const uint8_t *pixel = rows[lane] + (size_t)taps->first[i] * step;
-#ifdef HAS_VECTORS
-      typedef int32_t Pixel __attribute__((vector_size(16)));
-      typedef uint8_t Bytes __attribute__((vector_size(4)));
-      Pixel sums = {HALF, HALF, HALF, HALF};
-      for (int x = 0; x < taps->count[i]; ++x, pixel += step) {
-        Bytes bytes;
-        memcpy(&bytes, pixel, 4);
-        sums += __builtin_convertvector(bytes, Pixel) * weights[x];
-      }
-#else
-      int32_t sums[4] = {HALF, HALF, HALF, HALF};
-      for (int x = 0; x < taps->count[i]; ++x, pixel += step) {
-        for (int j = 0; j < 4; ++j) sums[j] += pixel[j] * weights[x];
-      }
-#endif
-      for (int j = 0; j < 4; ++j) results[lane][4 * (size_t)i + j] = rounded(sums[j]);
-    }
-  }
-}
-
-/* The weighted sum of `count` rows of `length` bytes, a multiple of PART. */
-static void mix_rows(const uint8_t *const *rows, const int32_t *weights, int count, size_t length,
-                     uint8_t *restrict result) {
-  for (size_t x = 0; x < length; x += PART) {
-    int32_t sums[PART];
-    for (int j = 0; j < PART; ++j) sums[j] = HALF;
-    for (int row = 0; row < count; ++row) {
-      const uint8_t *bytes = rows[row] + x;
-      for (int j = 0; j < PART; ++j) sums[j] += bytes[j] * weights[row];
-    }
-    for (int j = 0; j < PART; ++j) result[x + j] = rounded(sums[j]);
-  }
-}
+#include "scale_wide.h"
 
 #ifdef HAS_AVX2
 #define AVX2 __attribute__((target("avx2")))
+
+/* Fills `quads`, `start` and `halves`; false where memory runs out. A quad of the inputs of two pixels of
+   the result has 64 halves of weights: the upper ones of the quad's first two inputs, four times for each pixel of the
+   result; the lower ones; and those of the other two inputs. */
+static int split_taps(Taps *taps, int from, int to) {
+  int longest = 0;
+  for (int i = 0; i < to; ++i) longest = greatest(longest, taps->count[i]);
+  taps->quads = (longest + QUAD - 1) / QUAD;
+  const int pairs = (to + 1) / 2;
+  taps->start = malloc(2 * pairs * sizeof(int));
+  taps->halves = calloc((size_t)pairs * taps->quads * 64, sizeof(int16_t));
+  taps->changes = malloc((size_t)from * 4 / PART + 1);
+  if (!taps->start || !taps->halves || !taps->changes) return 0;
+  for (int i = 0; i < 2 * pairs; ++i) {
+    const int own = least(i, to - 1), first = taps->first[own];
+    taps->start[i] = greatest(0, least(first, from - QUAD * taps->quads));
+    for (int x = 0; x < taps->count[own]; ++x) {
+      const int32_t weight = taps->weights[(size_t)own * taps->most + x];
+      const int at = first - taps->start[i] + x;
+      int16_t *quad = taps->halves + ((size_t)(i / 2) * taps->quads + at / QUAD) * 64;
+      int16_t *upper = quad + at % QUAD / 2 * 32 + i % 2 * 8 + at % 2, *lower = upper + 16;
+      for (int j = 0; j < 8; j += 2) {
+        upper[j] = (int16_t)(weight >> LOWER_BITS), lower[j] = (int16_t)(weight & ((1 << LOWER_BITS) - 1));
+      }
+    }
+  }
+  return 1;
+}
 
 /* Sums of products with the upper and lower halves of weights. The fastest product is of 16 bits, two at a time. */
 typedef struct {
@@ -305,11 +258,6 @@ AVX2 static void mix_rows_avx2(const uint8_t *const *rows, const int32_t *weight
     _mm256_storeu_si256((__m256i *)(result + x), _mm256_packus_epi16(left, right));
   }
 }
-#else
-#define HAS_AVX2 0
-#define scale_lanes_avx2 scale_lanes
-#define mix_rows_avx2 mix_rows
-#endif
 
 /* Fills `ink`, (to_height, to_width, 4); premultiplies first where `straight`. `pitch`: bytes from a row of pixels to
    the next. Returns 1 where all pixels are opaque, else 0; -1 where memory runs out.
@@ -319,7 +267,7 @@ AVX2 static void mix_rows_avx2(const uint8_t *const *rows, const int32_t *weight
 static int scale(const uint8_t *pixels, size_t pitch, int step, int straight, int width, int height,
                  const Taps *across, const Taps *down, int to_width, int to_height, uint8_t *ink) {
   const int rows_first = !(height > to_height && height - to_height > 2 * (width - to_width));
-  const int ring_rows = down->most + LANES, has_avx2 = HAS_AVX2 && greatest(across->most, down->most) <= FLAT_TAPS;
+  const int ring_rows = down->most + LANES;
   const size_t row_bytes = (size_t)width * step, ink_bytes = 4 * (size_t)to_width;
   const size_t beyond = (size_t)greatest(0, QUAD * across->quads - width) * step + PART + 4; /* is read after a row */
   const size_t line_bytes = row_bytes + beyond + PART, scaled_bytes = (ink_bytes + PART - 1) / PART * PART;
@@ -345,21 +293,22 @@ static int scale(const uint8_t *pixels, size_t pitch, int step, int straight, in
         else memcpy(line, row, row_bytes);
       }
       if (!rows_first) ++next;
-      else (has_avx2 ? scale_lanes_avx2 : scale_lanes)(lanes, step, row_bytes, across, to_width, slots), next += LANES;
+      else scale_lanes_avx2(lanes, step, row_bytes, across, to_width, slots), next += LANES;
     }
     for (int row = first; row < end; ++row) rows[row - first] = ring + row % ring_rows * length;
     const int32_t *weights = down->weights + (size_t)i * down->most;
-    (has_avx2 ? mix_rows_avx2 : mix_rows)(rows, weights, end - first, length, rows_first ? scaled : mixed);
+    mix_rows_avx2(rows, weights, end - first, length, rows_first ? scaled : mixed);
     if (!rows_first) {
       const uint8_t *lanes[LANES] = {mixed, mixed, mixed, mixed};
       uint8_t *slots[LANES] = {scaled, scaled, scaled, scaled};
-      (has_avx2 ? scale_lanes_avx2 : scale_lanes)(lanes, step, row_bytes, across, to_width, slots);
+      scale_lanes_avx2(lanes, step, row_bytes, across, to_width, slots);
     }
     memcpy(ink + i * ink_bytes, scaled, ink_bytes);
   }
   free(ring), free(lines), free(scaled), free(rows);
   return allocated ? opaque == 255 : -1;
 }
+#endif
 
 /* Scales box_width x box_height pixels to `ink`, (to_height, to_width, 4); returns the result of `scale`. */
 static int scale_box(const uint8_t *pixels, size_t pitch, int step, int straight, int width, int height,
@@ -374,10 +323,17 @@ static int scale_box(const uint8_t *pixels, size_t pitch, int step, int straight
     }
     return alphas == 255;
   }
-  if (make_taps(&across, width, box_width, to_width) && split_taps(&across, width, to_width) &&
-      make_taps(&down, height, box_height, to_height)) {
-    opaque = scale(pixels, pitch, step, straight, width, height, &across, &down, to_width, to_height, ink);
-  }
+  const int made = make_taps(&across, width, box_width, to_width) && make_taps(&down, height, box_height, to_height);
+#ifdef HAS_AVX2
+  if (HAS_AVX2 && greatest(across.most, down.most) <= FLAT_TAPS) {
+    if (made && split_taps(&across, width, to_width)) {
+      opaque = scale(pixels, pitch, step, straight, width, height, &across, &down, to_width, to_height, ink);
+    }
+  } else
+#endif
+    if (made && pair_taps(&across, to_width, step)) {
+      opaque = scale_wide(pixels, pitch, step, straight, width, height, &across, &down, to_width, to_height, ink);
+    }
   free_taps(&across), free_taps(&down);
   return opaque;
 }
