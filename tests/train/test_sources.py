@@ -376,6 +376,33 @@ def test_splits_of_a_label_file_are_kept_and_what_it_lacks_comes_from_train(tmp_
     assert "10 without a split, used as train" in lines
 
 
+def test_a_copy_without_a_split_does_not_leak_an_image_of_test_into_train(tmp_path):
+    source = write_classes(
+        tmp_path / "x", {label: {"train": 8, "val": 4, "calib": 4, "test": 4} for label in ("cat", "dog")}
+    )
+    lines = []
+    for name, at in (("of test", 19), ("of train", 0)):
+        draw_mark(at, size_px=90).save(source.parent / f"{name}.png")
+        lines.append(f"{name}.png,cat,\n")
+    source.write_text(source.read_text() + "".join(lines))
+    report = organize_images(source, tmp_path / "m.csv")
+    splits = {Path(row.icon).stem: row.split for row in read_manifest(tmp_path / "m.csv").rows}
+    assert (splits["of test"], splits["of train"]) == (splits["19"], splits["0"]) == ("test", "train")
+    assert (report.unsplit, report.joined, report.split_groups) == (1, 1, ())
+    assert "1 without a split, copies of an image of val, calib or test and used there" in describe_report(report)
+
+
+def test_images_that_the_label_file_of_a_folder_does_not_name_are_listed(pictures):
+    os.symlink(pictures / "images" / "3.0.png", pictures / "link.png")
+    write_text(pictures / "labels.csv", "path,label\nlink.png,3M\nimages/unknown.png,cat\ngone.png,cat\n")
+    placed, skipped = read_source(pictures)
+    assert {image.path.name for image in placed} == {"link.png", "unknown.png"}
+    reasons = {file.path.name: file.reason for file in skipped}
+    assert reasons.pop("gone.png").startswith("named by the labels, but no images")
+    assert set(reasons) == {unicodedata.normalize("NFD", "é.png"), "1.png", "2 (final).png"}
+    assert set(reasons.values()) == {"named by no row of 'labels.csv'"}
+
+
 def test_classes_that_given_splits_leave_out_stop_are_left_out_or_merged(tmp_path):
     full = {"train": 5, "val": 2, "calib": 2, "test": 1}
     source = write_classes(tmp_path / "x", {"a": full, "b": full, "c": {"train": 4}, "d": {"val": 2, "calib": 1}})
@@ -499,4 +526,6 @@ def test_labels_of_a_hostile_tree_reach_the_same_manifest_through_a_csv(hostile_
     assert len(rows) > 60
     assert report.label_files == (source,)
     assert "  1 x empty: 'empty.jpg'" in describe_report(report)
-    assert {file.path.name for file in report.skipped} == {Path(name).name for name in hostile_tree.damaged}
+    unnamed = {file.path.name for file in report.skipped if file.reason == "named by no row of 'labels.csv'"}
+    assert unnamed == {"caf\udce9.png"}, "a manifest cannot hold its name"
+    assert {file.path.name for file in report.skipped} == {Path(name).name for name in hostile_tree.damaged} | unnamed

@@ -45,10 +45,10 @@ class OrganizeReport:
     balancing dropped. below_target: classes below the target -> their size. small_classes: classes that were left out
     or merged -> their size. groups: groups in the manifest. near_duplicates: images after the first of their group.
     mixed_groups: groups with several labels. limits: classes whose images all look alike -> their limit for copies, as
-    a share of the usual limit. given: splits that the source names; unsplit: images without one, used as train.
-    split_groups: groups that these splits divide. filled: splits that the source lacks -> their images, taken from
-    train. uneven: classes whose splits are far from 70/10/10/10 -> their shares in percent, and their largest group.
-    kinds: kind of picture -> images, of a sample of train.
+    a share of the usual limit. given: splits that the source names; unsplit: images without one, used as train; joined:
+    copies without one, in the split of their group. split_groups: groups that these splits divide. filled: splits that
+    the source lacks -> their images, taken from train. uneven: classes whose splits are far from 70/10/10/10 -> their
+    shares in percent, and their largest group. kinds: kind of picture -> images, of a sample of train.
     """
 
     manifest: Path
@@ -68,6 +68,7 @@ class OrganizeReport:
     limits: dict[str, float]
     given: tuple[str, ...]
     unsplit: int
+    joined: int
     split_groups: tuple[str, ...]
     filled: dict[str, int]
     uneven: dict[str, tuple[tuple[int, ...], int]]
@@ -165,9 +166,13 @@ def organize_images(
     kept, below_target = _balance(candidates, target_per_class, seed)
     balanced = len(candidates) - len(kept)
     given = tuple(split for split in SPLITS if any(c.row.split == split for c in kept))
-    unsplit = [c for c in kept if given and not c.row.split]
+    unsplit, joined = [], []
+    if given:
+        split_of = {c.row.group: c.row.split for split in SPLITS[::-1] for c in kept if c.row.split == split}
+        joined = [c for c in kept if not c.row.split and split_of.get(c.row.group, "train") != "train"]
+        unsplit = [c for c in kept if not c.row.split and split_of.get(c.row.group, "train") == "train"]
+        kept = [replace(c, row=replace(c.row, split=c.row.split or split_of.get(c.row.group, "train"))) for c in kept]
     if unsplit:
-        kept = [replace(c, row=replace(c.row, split=c.row.split or "train")) for c in kept]
         given = tuple(split for split in SPLITS if split in (*given, "train"))
     _check_classes(source, [label for c in kept for label in c.row.every_label])
     rows, filled = assign_splits(source, [c.row for c in kept], given, seed)
@@ -196,6 +201,7 @@ def organize_images(
         limits={name: limit / MAX_DISTANCE for name, limit in groups.limits.items() if 0 < limit < MAX_DISTANCE},
         given=given,
         unsplit=len(unsplit),
+        joined=len(joined),
         split_groups=tuple(group for group, splits in splits_of.items() if len(splits) > 1),
         filled=filled,
         uneven={} if given or multi_label else find_uneven_classes(rows),
@@ -258,6 +264,7 @@ def describe_report(report: OrganizeReport) -> list[str]:
     remarks = {
         "left out by balancing": report.left_out,
         "without a split, used as train": report.unsplit,
+        "without a split, copies of an image of val, calib or test and used there": report.joined,
         "without a label, left out": [str(path) for path in report.unlabelled],
         "copies under different labels, have a look": list(report.mixed_groups),
         "Warning: copies that you put into different splits; they are kept there, and figures on those splits "

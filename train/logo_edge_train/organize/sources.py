@@ -86,7 +86,7 @@ def _read_files(source: Path, files: list[Path], several: bool) -> tuple[list[Pl
         skipped = {str(file): other for file in files if not file.name.startswith(OF_LABELS)}
         files = [file for file in files if str(file) not in skipped]
     splits = {file: _split_in_name(file, source) if len(files) > 1 else "" for file in files}
-    if files[0].suffix.lower() in SUFFIXES:
+    if is_table := files[0].suffix.lower() in SUFFIXES:
         labels, left_out = extract_tables(splits)
         files, skipped = [labels], skipped | left_out
     root = source if source.is_dir() else source.parent.parent if source.parent.name == "annotations" else source.parent
@@ -103,6 +103,10 @@ def _read_files(source: Path, files: list[Path], several: bool) -> tuple[list[Pl
             seen |= {path} if row.seen else set()
             labels_of[path] |= {cleaned(row.label)} - {""}
             splits_of[path] |= {split} - {""}
+    if source.is_dir() and not is_table:
+        named_paths = set(map(os.path.realpath, (*labels_of, *skipped)))
+        others = (path for path in walk_images(source) if os.path.realpath(path) not in named_paths)
+        skipped |= dict.fromkeys(others, f"named by no row of {listed([file.name for file in files], most=2)}")
     placed = []
     for path, labels in labels_of.items():
         for values, kind, advice in ((labels, "labels", MULTI_LABEL), (splits_of[path], "splits", "")):
