@@ -392,6 +392,31 @@ def test_a_copy_without_a_split_does_not_leak_an_image_of_test_into_train(tmp_pa
     assert "1 without a split, copies of an image of val, calib or test and used there" in describe_report(report)
 
 
+def test_a_label_file_that_lies_in_a_folder_reaches_no_image_elsewhere(pictures):
+    """The folder may be a download, and a bundle holds some images of its training."""
+    draw_mark(60, size_px=40).save(pictures.parent / "private.png")
+    names = ("../private.png", str(pictures.parent / "private.png"), "images/../images/3.0.png", "images/unknown.png")
+    lines = "".join(csv_line((name, "cat")) for name in names)
+    source = write_text(pictures / "labels.csv", "path,label\n" + lines)
+    placed, skipped = read_source(pictures)
+    assert {image.path.name for image in placed} == {"3.0.png", "unknown.png"}
+    reasons = {file.path: file.reason for file in skipped}
+    assert reasons[pictures.parent / "private.png"].startswith(f"outside the folder {pictures}; give the label file")
+    assert {image.path.name for image in read_source(source)[0]} == {"3.0.png", "unknown.png", "private.png"}
+
+
+def test_annotations_of_coco_without_an_image_are_listed(tmp_path):
+    draw_mark(1, size_px=40).save(tmp_path / "1.png")
+    content = {
+        "images": [{"id": 1, "file_name": "1.png"}],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [{"image_id": "1", "category_id": 1}],
+    }
+    placed, skipped = read_source(write_text(tmp_path / "a.json", json.dumps(content)))
+    assert [image.label for image in placed] == [""]
+    assert str(skipped[0].path) == "annotations of image_id '1', which is none of the file's images"
+
+
 def test_images_that_the_label_file_of_a_folder_does_not_name_are_listed(pictures):
     os.symlink(pictures / "images" / "3.0.png", pictures / "link.png")
     write_text(pictures / "labels.csv", "path,label\nlink.png,3M\nimages/unknown.png,cat\ngone.png,cat\n")

@@ -85,8 +85,10 @@ def _read_coco(content: dict) -> Iterator[NamedLabel]:
     for annotation in content["annotations"]:
         labels[annotation["image_id"]].add(names[annotation["category_id"]])
     for image in content["images"]:
-        for label in labels[image["id"]] or {""}:
+        for label in labels.pop(image["id"], {""}):
             yield NamedLabel(image["file_name"], str(label), seen=bool(content["annotations"]))
+    for image_id in labels:  # such as "1" for 1: without a word, its image would count as one without labels
+        yield NamedLabel(f"annotations of image_id {image_id!r}, which is none of the file's images")
 
 
 def _read_label_studio(tasks: list) -> Iterator[NamedLabel]:

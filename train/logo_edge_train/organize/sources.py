@@ -90,7 +90,7 @@ def _read_files(source: Path, files: list[Path], several: bool) -> tuple[list[Pl
         labels, left_out = extract_tables(splits)
         files, skipped = [labels], skipped | left_out
     root = source if source.is_dir() else source.parent.parent if source.parent.name == "annotations" else source.parent
-    named, labels_of, splits_of = NamedImages(root), defaultdict(set), defaultdict(set)
+    named, labels_of, splits_of = NamedImages(root, closed=source.is_dir()), defaultdict(set), defaultdict(set)
     seen = set()
     for file in files:
         for row in read_labels(file):
@@ -129,10 +129,14 @@ def _split_in_name(path: Path, source: Path) -> str:
 
 
 class NamedImages:
-    """Finds the images that label files name, below the folder `root`."""
+    """Finds the images that label files name, below the folder `root`.
 
-    def __init__(self, root: Path):
-        self.root = root
+    Of a label file in a `closed` folder, which may be somebody else's, no image elsewhere is used: a bundle shows some
+    of its images to whoever has it.
+    """
+
+    def __init__(self, root: Path, *, closed: bool):
+        self.root, self.closed = root, closed
 
     @cached_property
     def paths(self) -> dict[str, list[str]]:
@@ -156,6 +160,8 @@ class NamedImages:
             return row.name, NOT_UTF8
         for name in filter(None, (row.name, row.second_name)):
             if os.path.isfile(path := os.path.normpath(folder / name)):
+                if self.closed and not any(Path(path).is_relative_to(own) for own in (self.root, folder)):
+                    return path, f"outside the folder {self.root}; give the label file itself to use images elsewhere"
                 return path, ""
         counts = []
         for name in filter(None, (row.name, row.second_name)):
