@@ -340,6 +340,15 @@ def open_page(browser) -> Iterator[Callable]:
         server.__exit__(None, None, None)
 
 
+def wait_until(page, condition: str) -> None:
+    """Waits for a condition in the page, whose policy allows no `page.wait_for_function`; fails after a minute."""
+    for _ in range(600):
+        if page.evaluate(condition):
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError(condition)
+
+
 def wait_for_lines(page, path: Path, count: int) -> list[str]:
     """The file's lines once it has that many, without the heading; fails after a minute."""
     for _ in range(600):
@@ -480,12 +489,14 @@ def test_undo_goes_on_after_a_reload_and_a_decision_made_elsewhere_is_said(open_
     page.keyboard.press("b")
     page.keyboard.press("b")
     assert len(wait_for_lines(page, corrections, 3)) == 2
+    wait_until(page, "!sending && !unsaved.size")  # else the page asks before it is left
     page.reload()
     page.locator("#undo").click()
     assert len(wait_for_lines(page, corrections, 2)) == 1
     page.locator("#undo").click()
     wait_for_lines(page, corrections, 1)
     assert page.locator("#undo").is_disabled()
+    wait_until(page, "!sending && !unsaved.size")
     other = Session(manifest, corrections)
     other.file.save(dict([other.decide(0, "red", False)]))
     page.keyboard.press("b")
@@ -495,7 +506,7 @@ def test_undo_goes_on_after_a_reload_and_a_decision_made_elsewhere_is_said(open_
     assert wait_for_lines(page, corrections, 2) == ["files,,red-train-0.png,red,red,0"]
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("b")
-    page.wait_for_function("saved.get(0).label === 'blue'")
+    wait_until(page, "saved.get(0).label === 'blue'")
     assert wait_for_lines(page, corrections, 2) == ["files,,red-train-0.png,red,blue,1"]
 
 

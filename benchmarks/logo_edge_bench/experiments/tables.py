@@ -55,7 +55,7 @@ EARLIER = {  # results of bundles or logos that are not today's: why they are ke
     "cpu_pipeline": "with the logos of round 1; not measured again yet",
 }
 UNSTAMPED = {  # results of today's bundles or code that were measured before results had a provenance
-    *("data_memory", "memory"),
+    "memory",
     *("default_calibration", "default_report", "default_robustness", "enroll", "evaluation"),
     *("robust_calibration", "robust_robustness"),
 }

@@ -125,6 +125,32 @@ def logo_vit(result: dict) -> str:
     return markdown(header, [*rows, even])
 
 
+def large_images(result: dict) -> str:
+    """Peak memory and minutes of each stage by number of images, and the largest error of a bar's promised end."""
+    rows = [
+        [
+            f"{row['images']:,} of {row['megapixels']:g} megapixels",
+            name,
+            f"{stage['peak_mb']:,} MB",
+            f"{stage['minutes']:.1f}",
+            f"{stage['load']:.0f}" if "load" in stage else "",
+            f"{max(stage['promised_late_s'][0], stage['promised_early_s'][0]):.0f} s" if stage["bars"] else "",
+        ]
+        for row in result["rows"]
+        for name, stage in row["stages"].items()
+    ]
+    headings = [
+        "images",
+        "stage",
+        "memory, peak",
+        "minutes",
+        "processes that wanted a core",
+        "a bar's promise was off by",
+    ]
+    held = ", ".join(f"{part['peak_mb']} MB for {part['images']:,}" for part in result["reduced"])
+    return f"{markdown(headings, rows)}\n\nReduced images of a training at 192 px, alone: {held}."
+
+
 def memory(result: dict) -> str:
     """Peak memory of a few steps with each switch."""
     on_gpu = "peak_gpu_memory_mb" in result["measured"][0]
