@@ -13,9 +13,11 @@ import pytest
 from PIL import Image
 
 from logo_edge.errors import DatasetError
+from logo_edge.preprocess import InputContract
 from logo_edge_train.data import icons as fetch
 from logo_edge_train.data.icons import DATA, LABELS, UNLABELLED, fetch_logos, icon_svg, install_icon_sets, render_svg
-from logo_edge_train.data.lookalikes import LOOKALIKE, find_lookalikes, thumbnails
+from logo_edge_train.data.images import pixels_of
+from logo_edge_train.data.lookalikes import LOOKALIKE, THUMBNAIL_PX, find_lookalikes, thumbnails
 from logo_edge_train.data.manifest import read_manifest
 from logo_edge_train.keys import file_hash
 
@@ -70,7 +72,8 @@ def test_no_near_duplicate_drawing_stands_on_two_sides_of_what_is_learned_and_me
     manifest = read_manifest(LABELS)
     left_out = find_lookalikes(manifest, manifest.split("train"))
     rows = [row for row in manifest.rows if row not in left_out]
-    flat, splits = thumbnails(manifest, rows), np.array([row.split for row in rows])
+    pixels = pixels_of(rows, manifest, InputContract(THUMBNAIL_PX))
+    flat, splits = thumbnails(pixels), np.array([row.split for row in rows])
     close = np.argwhere(np.triu(flat @ flat.T > LOOKALIKE, k=1))
     across = [(rows[a].icon, rows[b].icon) for a, b in close if splits[a] != splits[b]]
     assert len(close) > 100, "the search itself must find the near-duplicates inside a split"

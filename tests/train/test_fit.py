@@ -376,7 +376,7 @@ def test_an_ensemble_is_trained_once_and_read_back(logos, tmp_path):
     reports: list[dict] = []
     manifest_path = tmp_path / "manifest.csv"
     train_ensemble(manifest_path, recipe, tmp_path / "run", device=CPU, report=reports.append)
-    assert {item["kind"] for item in reports} == {"start", "step", "epoch"}
+    assert {item["kind"] for item in reports} == {"start", "stage", "step", "epoch"}
     run = train_ensemble(
         manifest_path, recipe, tmp_path / "run", device=CPU, report=lambda item: pytest.fail("trained twice")
     )
