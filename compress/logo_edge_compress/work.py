@@ -74,7 +74,7 @@ class Work:
         name = f"{contract.size_px}px" + "-details" * contract.details + "-crop" * (contract.fit == CROP)
         read = sum(len(split.rows) for split in self.splits.values())
         read += len(fitting_rows(self.manifest, self.run.recipe.quantize.calibration_images))
-        with telling_reads(self.report, f"images of {name}", read):
+        with telling_reads(self.report, f"candidates at {name}", read):
             return save_pixels(self.run, self.manifest, contract, self.outliers, self.folder / "pixels" / name)
 
 
