@@ -149,8 +149,7 @@ function show(classifier, { name, output, error, node, times_ms: times }) {
   part(".set").hidden = result.predictionSet === null;
   const { epistemic, aleatoric } = result;
   const [own, image] = [epistemic ?? 0, aleatoric].map((nats) => nats.toFixed(2));
-  fill(".note", `Uncertainty: network ${own}, image ${image}`);
-  part(".note").title = "in nats";
+  fill(".note", `Epistemic ${own}, aleatoric ${image} nats`);
   part(".note").hidden = epistemic === null;
   fill(".times", `read ${milliseconds(times.read)}, network ${milliseconds(times.network)} ms`);
 }

@@ -30,6 +30,7 @@ PICTURE = ROOT / "docs" / "demo.webp"
 DESCRIPTION = 0x010E  # EXIF's ImageDescription
 SIZE_PX = {"width": 960, "height": 740}
 SHOWN = ("02-text.png", "04-complex.png", "07-badge.png")  # a label, not a logo, unsure
+LONGEST_MS = 1500  # of a wait, which is long on a busy machine
 ARROW = [(0, 0), (0, 17), (4, 13), (7, 20), (10, 19), (7, 12), (12, 12)]
 
 
@@ -41,9 +42,9 @@ class Recorder:
 
     def frame(self, shown_ms: float, at: Locator | None = None) -> None:
         """Adds the page as it is; with the mouse over `at`."""
+        box = at and at.bounding_box()
         image = Image.open(io.BytesIO(self.page.screenshot())).convert("RGB")
-        if at is not None:
-            box = at.bounding_box()
+        if box:
             left, top = box["x"] + box["width"] * 0.6, box["y"] + box["height"] * 0.6
             arrow = [(left + x, top + y) for x, y in ARROW]
             ImageDraw.Draw(image).polygon(arrow, fill="black", outline="white")
@@ -51,12 +52,12 @@ class Recorder:
         self.times_ms.append(round(shown_ms))
 
     def follow(self, done: str, at: Locator) -> None:
-        """Adds frames in real time until there is an element `done`."""
+        """Adds frames in real time, each of LONGEST_MS at most, until there is an element `done`."""
         before = time.perf_counter()
         while not self.page.locator(done).count():
             self.frame(0, at)
             now = time.perf_counter()
-            self.times_ms[-1], before = round(1000 * (now - before)), now
+            self.times_ms[-1], before = min(round(1000 * (now - before)), LONGEST_MS), now
 
     def encoded(self, description: dict) -> bytes:
         exif = Image.Exif()
