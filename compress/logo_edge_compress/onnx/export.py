@@ -13,7 +13,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from logo_edge.bundle.record import EPISTEMIC
 from logo_edge.files import replacing
-from logo_edge_compress.onnx.graph import EVIDENCE, LOGITS, OPSET, PIXELS, PLANES, save_model
+from logo_edge_compress.onnx.graph import EVIDENCE, LOGITS, OPSET, PIXELS, PLANES, save_model, shield_float_layers
 from logo_edge_train.models import MEAN, SCALE, Body, LogoNetwork, open_attention
 from logo_edge_train.models.epistemic import EVIDENCE_RANGE
 
@@ -36,7 +36,7 @@ def finish(model: onnx.ModelProto, size_px: int, path: Path) -> None:
     """Adds the uint8 input and the epistemic output to a body, in any precision, and writes it."""
     add_uint8_front(model, size_px)
     add_epistemic(model)
-    save_model(model, path)
+    save_model(shield_float_layers(model), path)
 
 
 def export_torchscript(network: LogoNetwork, size_px: int, path: Path) -> Path:

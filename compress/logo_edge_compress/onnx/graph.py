@@ -159,6 +159,34 @@ def to_tensorrt(model: onnx.ModelProto, kept_range: float = 1.0) -> onnx.ModelPr
     return model
 
 
+def shield_float_layers(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model; in a QDQ graph a Clip, which changes no value, stands before each layer whose weights are float.
+
+    Without it ONNX Runtime rounds such weights to 8 bits, with one scale for all channels: its optimizer
+    WeightBiasQuantization does so for a Conv or Gemm between a DequantizeLinear and a QuantizeLinear.
+    """
+    if all(node.op_type != "QuantizeLinear" for node in model.graph.node):
+        return model
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    makers = {name: node for node in model.graph.node for name in node.output}
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        maker = makers.get(node.input[0]) if node.op_type in ("Conv", "Gemm") and node.input[1] in constants else None
+        if maker is not None and maker.op_type == "DequantizeLinear":
+            scale, zero_point = (constants[name] for name in maker.input[1:3])
+            limits = np.iinfo(zero_point.dtype)
+            clip = helper.make_node("Clip", [node.input[0]], [f"{node.name}_input"], name=f"{node.name}_shield")
+            for side, limit in (("least", limits.min), ("most", limits.max)):
+                clip.input.append(f"{clip.name}_{side}")
+                add_constant(model.graph, clip.input[-1], np.float32((limit - np.float32(zero_point)) * scale))
+            node.input[0] = clip.output[0]
+            nodes.append(clip)
+        nodes.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return model
+
+
 def attributes_of(node: onnx.NodeProto) -> dict:
     return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
 

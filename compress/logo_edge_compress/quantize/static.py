@@ -20,7 +20,7 @@ from onnxruntime.quantization import (
 )
 
 from logo_edge_compress.onnx.export import finish
-from logo_edge_compress.onnx.graph import EVIDENCE, PLANES, attributes_of, save_model
+from logo_edge_compress.onnx.graph import EVIDENCE, PLANES, attributes_of, save_model, shield_float_layers
 from logo_edge_compress.quantize.equalise import equalise
 from logo_edge_compress.quantize.rounding import correct_biases, kernel_scales, round_weights
 from logo_edge_train.models import MEAN, SCALE
@@ -101,7 +101,8 @@ def insert_qdq(
 ) -> onnx.ModelProto:
     """The body as QDQ, weights on the grids `scales` (kernel name -> (C,)); the other arguments as in `quantize_body`.
 
-    `only` names the layers to quantize; empty: all. Images are streamed: STRIDE of them are in memory at a time.
+    `only` names the layers to quantize, with the ReLUs after them; empty: all. Images are streamed: STRIDE of them are
+    in memory at a time.
     """
     exact = {
         "scale": np.array(1 / SCALE, np.float32),
@@ -141,11 +142,11 @@ def insert_qdq(
             calibrate_method=METHODS[method],
             extra_options=options,
             op_types_to_quantize=types,
-            nodes_to_quantize=list(only),
+            nodes_to_quantize=[*only, *_relus_after(model, only)] if only else [],
             nodes_to_exclude=list(excluded),
             calibration_cache_path=ranges,
         )
-        return onnx.load(raw)
+        return shield_float_layers(onnx.load(raw))
 
 
 def quantize_dynamically(
@@ -208,6 +209,12 @@ def equalise_body(body: Path, pixels: np.ndarray, path: Path) -> Path:
     """The body with equalised channels, at `path`; see `equalise.equalise`. pixels: (N, S, S, C) uint8."""
     save_model(equalise(onnx.load(body), to_planes(pixels)), path)
     return path
+
+
+def _relus_after(model: onnx.ModelProto, layers: tuple[str, ...]) -> list[str]:
+    """The names of the nodes that limit the layers' outputs; the quantizer turns them into the range of the output."""
+    outputs = {name for node in model.graph.node if node.name in layers for name in node.output}
+    return [node.name for node in model.graph.node if node.op_type in ("Clip", "Relu") and node.input[0] in outputs]
 
 
 def to_planes(pixels: np.ndarray) -> np.ndarray:
