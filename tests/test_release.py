@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hatchling.builders.sdist import SdistBuilder
 
 from logo_edge import __version__
 
@@ -50,6 +51,24 @@ def test_a_new_version_is_written_everywhere_and_released_only_with_its_tag_and_
     assert "no heading '## 7.8.9'" in unready.stdout
     changes.write_text("# Changelog\n\n## 7.8.9\n")
     assert run_version(tmp_path, "--check", "v7.8.9").returncode == 0
+
+
+def test_the_sdist_holds_every_tracked_part_of_the_root_and_no_other(tmp_path):
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copyfile(ROOT / name, tmp_path / name)
+    listed = SdistBuilder(str(ROOT)).target_config["only-include"]
+    for name in set(listed) - {"pyproject.toml", "README.md", "LICENSE"}:
+        path = tmp_path / name / "part.txt" if (ROOT / name).is_dir() else tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    for stray in ("notes.txt", "key.pem", "scratch/data.csv", ".env"):
+        (tmp_path / stray).parent.mkdir(exist_ok=True)
+        (tmp_path / stray).touch()
+    files = {Path(file.relative_path).parts[0] for file in SdistBuilder(str(tmp_path)).recurse_included_files()}
+    assert files == set(listed)
+    if (ROOT / ".git").exists():  # an sdist has none
+        done = subprocess.run(["git", "-C", ROOT, "ls-files"], capture_output=True, text=True, check=True)
+        assert {name.split("/")[0] for name in done.stdout.splitlines()} == set(listed)
 
 
 def test_only_tested_files_are_published_by_pinned_actions_and_without_a_token():

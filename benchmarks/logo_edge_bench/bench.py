@@ -12,7 +12,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -24,6 +24,7 @@ from logo_edge.bundle.record import read_bundle
 from logo_edge.errors import BenchError
 from logo_edge.files import json_text, write_file
 from logo_edge.images.load import load_image
+from logo_edge.tables.find import walk_images
 from logo_edge_bench import machine
 from logo_edge_bench.energy import open_meter
 from logo_edge_bench.percentiles import median_interval, summarize_latencies
@@ -73,7 +74,10 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class Images:
-    """Labelled logos of one split: accuracy is measured on all, latency on some, as PNG files of one size."""
+    """Logos of one split: accuracy is measured on all, latency on some, as PNG files of one size.
+
+    Images without labels have no `rows` and no `split`, and are only timed.
+    """
 
     split: str
     labels: tuple[str, ...]
@@ -86,15 +90,32 @@ def read_images(manifest: Manifest, split: str, labels: tuple[str, ...], folder:
     """The split's logos; the timed ones are written into `folder`. Raises like `labelled_rows`, and ImageError."""
     rows = labelled_rows(manifest, split, labels, "the bundle's")
     paths = manifest.image_paths(rows)
-    every = max(1, len(paths) // LATENCY_IMAGES)
-    timed = []
+    return Images(split, labels, tuple(rows), tuple(map(str, paths)), _write_timed(paths, folder, size_px))
+
+
+def read_folder(source: Path, labels: tuple[str, ...], folder: Path, size_px: int) -> Images:
+    """The images of the folder `source` without labels; the timed ones are written into `folder`.
+
+    Raises BenchError where there are none, and ImageError.
+    """
+    paths = list(walk_images(source))
+    if not paths:
+        raise BenchError(
+            f"{source}: no image found; expected a folder of images, or --manifest, a CSV of labelled ones"
+        )
+    return Images("", labels, (), tuple(paths), _write_timed(paths, folder, size_px))
+
+
+def _write_timed(paths: Sequence[Path | str], folder: Path, size_px: int) -> tuple[str, ...]:
+    """At most about LATENCY_IMAGES of the images, as PNG files with a longer side of `size_px`."""
+    every, timed = max(1, len(paths) // LATENCY_IMAGES), []
     for index, path in enumerate(paths[::every][:LATENCY_IMAGES]):
         image = load_image(path)
         scale = size_px / max(image.size)
         image = image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.LANCZOS)
         timed.append(folder / f"{index:03d}.png")
         image.save(timed[-1])
-    return Images(split, labels, tuple(rows), tuple(map(str, paths)), tuple(map(str, timed)))
+    return tuple(map(str, timed))
 
 
 def run_bench(
@@ -184,10 +205,11 @@ class _Measured:
         self.switches = 0
 
     def prepare(self, images: Images, preset: Preset, say: Say) -> None:
-        say(f"{self.system.name}: loading, and {len(images.paths)} logos for its accuracy")
+        paths = images.paths if images.rows else images.timed
+        say(f"{self.system.name}: loading, and {len(paths)} images" + " for its accuracy" * bool(images.rows))
         self.description = self.worker.ask("load")
-        probabilities = np.array(self.worker.ask("predict", paths=images.paths)["probabilities"])
-        self.accuracy = _summarize(probabilities, images)
+        probabilities = np.array(self.worker.ask("predict", paths=paths)["probabilities"])
+        self.accuracy = _summarize(probabilities, len(paths), images)
         stages = self.worker.ask("prepare", paths=images.timed, batch=self.system.batch)["stages"]
         self.times = {stage: [] for stage in stages}
 
@@ -220,7 +242,6 @@ class _Measured:
     def row(self, start: dict | None) -> dict:
         percentile = PERCENTILE[self.system.scenario]
         medians = [statistics.median(times.tolist()) for times in self.times["end_to_end"]]
-        worst = min(self.accuracy["recall"].items(), key=lambda item: item[1]["value"])
         return {
             "name": self.system.name,
             "kind": self.system.kind,
@@ -231,8 +252,8 @@ class _Measured:
             "cpus": self.worker.cpus,
             "spinning": self.system.options.get("spinning", False),
             **self.description,
-            "accuracy": self.accuracy,
-            "worst_class": {"label": worst[0], **worst[1]},
+            **({"about": self.system.about} if self.system.about else {}),
+            **self.accuracy,
             "latency": {
                 stage: summarize_latencies(np.concatenate(times), percentile) for stage, times in self.times.items()
             },
@@ -254,16 +275,20 @@ def _without_milliseconds(row: dict) -> dict:
     return {key: value for key, value in row.items() if key not in ("latency", "load_s")} | {"noise": noise}
 
 
-def _summarize(probabilities: np.ndarray, images: Images) -> dict:
-    """`metrics.summarize` of (N, K) calibrated probabilities."""
-    if probabilities.shape != (len(images.paths), len(images.labels)) or not np.isfinite(probabilities).all():
+def _summarize(probabilities: np.ndarray, count: int, images: Images) -> dict:
+    """`metrics.summarize` and the worst class of (N, K) calibrated probabilities; empty of images without labels."""
+    if probabilities.shape != (count, len(images.labels)) or not np.isfinite(probabilities).all():
         raise BenchError(
-            f"found probabilities of shape {probabilities.shape}; expected {len(images.paths)} rows of "
+            f"found probabilities of shape {probabilities.shape}; expected {count} rows of "
             f"{len(images.labels)} finite numbers"
         )
+    if not images.rows:
+        return {}
     sure = np.array([row.sure for row in images.rows], bool)
     logits = np.log(np.maximum(probabilities, 1e-12))
-    return summarize(logits, targets_of(images.rows, images.labels), sure, 1.0, images.labels)
+    accuracy = summarize(logits, targets_of(images.rows, images.labels), sure, 1.0, images.labels)
+    label, recall = min(accuracy["recall"].items(), key=lambda item: item[1]["value"])
+    return {"accuracy": accuracy, "worst_class": {"label": label, **recall}}
 
 
 def _ratios(measured: list[_Measured]) -> dict[str, dict]:

@@ -24,13 +24,19 @@ IMAGES = typer.Option(Path(), "--images", help="Folder of renders, where the man
     help="Measure accuracy and latency of bundles side by side, in one run and from the same artifacts. A yardstick, "
     "the same model in a few hand-written lines, is always measured too. Exit status: 0 done, 1 --against found a "
     "worse row, 2 wrong usage, unsettled, not comparable or partly not measured, 4 --against could not decide.\n\n"
-    "logo-edge bench bundles/mine --manifest labels.csv --images renders --threads 1,2 --batches 1,8 --report out"
+    "logo-edge bench bundles/mine --manifest labels.csv --images renders --threads 1,2 --batches 1,8 --report out\n\n"
+    "Without labels, times and sizes alone: logo-edge bench bundles/mine --images photos"
 )
 def bench_command(
     bundles: list[Path] | None = typer.Argument(None, metavar="[BUNDLE...]", help="Left out: the embedded default."),
     public_key: Path | None = PUBLIC_KEY.typer(),
     manifest: Path | None = typer.Option(None, "--manifest", help="CSV of labelled logos, columns as in labels.csv."),
-    images: Path = IMAGES,
+    images: Path | None = typer.Option(
+        None,
+        "--images",
+        help="Folder of renders, where the manifest names icon sets; without --manifest a folder of images without "
+        "labels, which are timed as PNG files of one size, and have no accuracy.",
+    ),
     split: str = typer.Option("test", "--split", help="Which split to report on."),
     backends: str = typer.Option(
         "onnxruntime", "--backends", metavar="NAME,...", help="Such as onnxruntime,openvino, or all."
@@ -75,8 +81,11 @@ def bench_command(
     if read_from:
         results = [read_result(path) for path in read_from]
     else:
-        if manifest is None:
-            raise typer.BadParameter("expected --manifest, a CSV of labelled logos, or --from, an earlier result")
+        if manifest is None and images is None:
+            raise typer.BadParameter(
+                "expected --manifest, a CSV of labelled logos, --images alone, a folder of images to be timed, or "
+                "--from, an earlier result"
+            )
         if full + quick + ratios > 1:
             raise typer.BadParameter("--quick, --full and --ratios exclude each other")
         preset = "full" if full else "ratios" if ratios else "quick"
@@ -176,8 +185,8 @@ def _load_page() -> Callable[[list[dict], Path], Path]:
 
 def _measure(
     bundles: list[Path | None],
-    manifest: Path,
-    images: Path,
+    manifest: Path | None,
+    images: Path | None,
     split: str,
     preset: str,
     rows: dict,
@@ -191,7 +200,7 @@ def _measure(
     from logo_edge.backends.choose import candidates
     from logo_edge.bundle.record import DEFAULT_BUNDLE, read_bundle
     from logo_edge.errors import BenchError
-    from logo_edge_bench.bench import PRESETS, read_images, run_bench, write_result
+    from logo_edge_bench.bench import PRESETS, read_folder, read_images, run_bench, write_result
     from logo_edge_bench.install_size import measure_install_size
     from logo_edge_bench.scaling import measure_scaling
     from logo_edge_bench.systems import bundle_systems, find_artifacts, reference_system
@@ -219,7 +228,11 @@ def _measure(
     systems = [reference_system(bundles[0], key), *bundle_systems(bundles, **rows | {"artifacts": files})]
     with TemporaryDirectory() as folder:
         chosen = PRESETS[preset]
-        logos = read_images(read_manifest(manifest, images), split, labels[0], Path(folder), chosen.size_px)
+        if manifest is None:
+            logos = read_folder(images, labels[0], Path(folder), chosen.size_px)
+        else:
+            listed = read_manifest(manifest, images or Path())
+            logos = read_images(listed, split, labels[0], Path(folder), chosen.size_px)
         result = run_bench(systems, logos, chosen, say=say)
         result["not_measured"] |= left_out
         if out:

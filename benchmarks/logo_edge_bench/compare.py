@@ -33,7 +33,7 @@ class Change:
 
 
 def compare_ratios(then: dict, now: dict, tolerance: float) -> list[Change]:
-    """Latency by ratio to the yardstick, accuracy and size of every row that both results have.
+    """Latency by ratio to the yardstick, accuracy (where there are labels) and size of every row that both have.
 
     A row is worse where even the low end of its interval is above 1 + tolerance times the earlier value. Raises
     BenchError where the results have no row in common, or these differ: yardstick, instruction set, split, size of the
@@ -52,7 +52,7 @@ def compare_ratios(then: dict, now: dict, tolerance: float) -> list[Change]:
     old, new = _by_name(then), _by_name(now)
     common = [name for name in old if name in new and name in then["ratios"]["of"]]
     for name in common:
-        counts = [row["accuracy"]["count"] for row in (old[name], new[name])]
+        counts = [row["accuracy"]["count"] if "accuracy" in row else 0 for row in (old[name], new[name])]
         problems += [f"{name}, logos: {counts[0]} / {counts[1]}"] if counts[0] != counts[1] else []
         problems += [
             f"{name}, {key}: {old[name][key]} / {new[name][key]}"
@@ -66,11 +66,10 @@ def compare_ratios(then: dict, now: dict, tolerance: float) -> list[Change]:
     for name in common:
         before, after = then["ratios"]["of"][name]["value"], now["ratios"]["of"][name]
         changes.append(_latency_change(name, before, after, tolerance))
-        old_accuracy, new_accuracy = (row["accuracy"]["accuracy"]["value"] for row in (old[name], new[name]))
-        worse = new_accuracy < old_accuracy - ACCURACY_TOLERANCE
-        changes.append(
-            Change(name, "accuracy", old_accuracy, new_accuracy, new_accuracy, new_accuracy, "worse" if worse else "ok")
-        )
+        if "accuracy" in new[name]:
+            was, share = (row["accuracy"]["accuracy"]["value"] for row in (old[name], new[name]))
+            verdict = "worse" if share < was - ACCURACY_TOLERANCE else "ok"
+            changes.append(Change(name, "accuracy", was, share, share, share, verdict))
         size, was = new[name]["size_bytes"], old[name]["size_bytes"]
         changes.append(
             Change(name, "size_bytes", was, size, size, size, "worse" if size > was * (1 + tolerance) else "ok")

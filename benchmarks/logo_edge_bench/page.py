@@ -56,8 +56,10 @@ def exhibits_of(result: dict) -> list[Exhibit]:
     exhibits = [Exhibit("Warnings", line) for line in [" ".join(warnings_of(result))] if line]
     if result["method"]["settle_within"] is not None:
         latencies = "The share of queries answered within a number of milliseconds, up to the 97.5th percentile."
+        if result["split"]:
+            caption = "End to end, median; the area of a disk is the size."
+            exhibits.append(_chart("Accuracy over latency", caption, draw_pareto(result)))
         exhibits += [
-            _chart("Accuracy over latency", "End to end, median; the area of a disk is the size.", draw_pareto(result)),
             _chart("Latencies, end to end", latencies, draw_distributions(result)),
             _table("Accuracy and latency", "95 % intervals in brackets.", rows_table(result)),
         ]

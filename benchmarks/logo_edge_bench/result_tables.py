@@ -42,29 +42,28 @@ def note_of(result: dict) -> str:
         f"energy {result['energy_by'] or 'unknown'}",
         f"load average {result['conditions']['before']['load_average']}",
     ]
+    accuracy = f"accuracy on {result['split']}" if result["split"] else "no labels, so no accuracy"
     return (
         f"{machine['cpus']} CPUs ({', '.join(machine['isa'])}), {machine['system']}, {'; '.join(settings)}. Python "
         f"{machine['python']}, {versions}. {method['rounds']} rounds of {method['window_s']:g} s by turns; files of "
-        f"{method['size_px']} px; accuracy on {result['split']}."
+        f"{method['size_px']} px; {accuracy}."
     )
 
 
 def rows_table(result: dict) -> Rows:
     """Accuracy, size, latency, throughput, memory and energy of all rows."""
-    header = ["", "all", "sure", "worst class", "ECE", "MB", "load s", "process s", "preprocess ms", "inference ms"]
-    header += ["end to end p50", "p90", "p95", "p99", "bound", "images/s", "peak MB", "mJ/image"]
+    header = ["", *(["all", "sure", "worst class", "ECE"] if result["split"] else []), "MB", "load s", "process s"]
+    header += ["preprocess ms", "inference ms", "end to end p50", "p90", "p95", "p99", "bound", "images/s", "peak MB"]
+    header += ["mJ/image"]
     rows = []
     for row in result["rows"]:
-        accuracy, latency = row["accuracy"], row["latency"]
+        latency = row["latency"]
         end_to_end = latency["end_to_end"]
         bound = end_to_end["early_stopping"]
         rows.append(
             [
                 row["name"] + (f" ({row['note']})" if row["note"] else ""),
-                short(accuracy["accuracy"]),
-                short(accuracy["accuracy_sure"]),
-                f"{short(row['worst_class'])} {row['worst_class']['label']}",
-                f"{accuracy['ece']:.1%}",
+                *_accuracy_cells(row),
                 f"{row['size_bytes'] / 1e6:.2f}",
                 f"{row['load_s']:.2f}",
                 interval(row["process_start_s"]),
@@ -77,6 +76,15 @@ def rows_table(result: dict) -> Rows:
             ]
         )
     return header, rows
+
+
+def _accuracy_cells(row: dict) -> list[str]:
+    """Accuracy on all and on sure logos, the worst class and the ECE; nothing of images without labels."""
+    if "accuracy" not in row:
+        return []
+    accuracy, worst = row["accuracy"], row["worst_class"]
+    shares = short(accuracy["accuracy"]), short(accuracy["accuracy_sure"]), f"{short(worst)} {worst['label']}"
+    return [*shares, f"{accuracy['ece']:.1%}"]
 
 
 def runtimes_table(result: dict) -> Rows:
@@ -93,14 +101,15 @@ def runtimes_table(result: dict) -> Rows:
         return [], []
     medians.sort(key=lambda pair: pair[0]["value"])
     first, _ = medians[0]
-    return ["runtime", "precision", "threads", "inference ms", "of the first", "all", "MB", "peak MB"], [
+    header = ["runtime", "precision", "threads", "inference ms", "of the first"]
+    return [*header, *(["all"] if result["split"] else []), "MB", "peak MB"], [
         [
             row["backend"],
             row["precision"],
             str(row["threads"]),
             interval(p50),
             f"{p50['value'] / first['value']:.2f}" + (" (as fast)" if p50["low"] <= first["high"] else ""),
-            short(row["accuracy"]["accuracy"]),
+            *_accuracy_cells(row)[:1],
             f"{row['size_bytes'] / 1e6:.2f}",
             f"{row['peak_rss_bytes'] / 1e6:.0f}",
         ]

@@ -26,7 +26,7 @@ class System:
 
     `subject` is a module or a .py file with `load(labels, **options)` (see worker.py), run by `python`. `command` is
     the command line that its users type for one image, whose path is appended; it is timed from process start to exit.
-    `environment` is added to the process's variables.
+    `environment` is added to the process's variables, `about` to the row of the result.
     """
 
     name: str
@@ -39,6 +39,7 @@ class System:
     command: tuple[str, ...] = ()
     note: str = ""
     environment: dict[str, str] = field(default_factory=dict)
+    about: dict[str, str] = field(default_factory=dict)
 
     @property
     def scenario(self) -> str:

@@ -7,6 +7,7 @@ python benchmarks/peers/classical.py measure
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,25 +22,30 @@ TREES = (50, 100, 200, 400)
 
 def train(data: peer.Data, work: Path, epochs: int | None) -> None:
     """Features are kept between calls; --epochs gives a single number of trees."""
-    import joblib
-    from sklearn.ensemble import HistGradientBoostingClassifier
-
     sys.path.insert(0, str(peer.SUBJECTS))
     from classical_subject import features
 
-    key = {"trees": [epochs] if epochs else list(TREES), "images": len(data.files("train")[0]), "labels": data.digest}
+    key = data.key(trees=[epochs] if epochs else list(TREES))
     if peer.finished(work, key):
-        print(f"{NAME}: done before")
         return
+    with peer.timing(work):
+        _train(data, work, key["trees"], features)
+    peer.finish(work, key, f"{key['images']} labelled logos")
+
+
+def _train(data: peer.Data, work: Path, numbers: list[int], features: Callable[[str], np.ndarray]) -> None:
+    import joblib
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
     rows, targets = {}, {}
     for split in peer.SPLITS:
         paths, targets[split] = data.files(split)
-        kept = work / f"{split}-{len(paths)}-{data.digest}.npy"
+        kept = work / f"{split}.npy"
         if not kept.exists():
             np.save(kept, np.stack([features(str(path)) for path in paths]))
         rows[split] = np.load(kept)
     best = -1.0
-    for trees in key["trees"]:
+    for trees in numbers:
         model = HistGradientBoostingClassifier(
             max_iter=trees, learning_rate=0.08, l2_regularization=1.0, random_state=0
         )
@@ -49,11 +55,10 @@ def train(data: peer.Data, work: Path, epochs: int | None) -> None:
             best = accuracy
             with replacing(work / "model.joblib") as part:
                 joblib.dump({"model": model, "labels": list(data.labels)}, part)
-    peer.finish(work, key)
 
 
 def systems(work: Path, threads: int) -> list[System]:
-    peer.need(work / "done.json", NAME)
+    about = peer.about(work, NAME, "BSD-3-Clause, Apache-2.0")
     options = {"model": peer.need(work / "model.joblib", NAME), "threads": threads}
     return [
         System(
@@ -62,6 +67,7 @@ def systems(work: Path, threads: int) -> list[System]:
             options,
             threads,
             kind="peer",
+            about=about,
         )
     ]
 

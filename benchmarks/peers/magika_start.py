@@ -16,12 +16,11 @@ import peer
 from logo_edge_bench.systems import System
 
 NAME = "magika"
-PACKAGES = ["magika==1.0.3"]
 CALL = "import sys; from magika import Magika; print(Magika().identify_path(sys.argv[1]).output.label)"
 
 
 def train(data: peer.Data, work: Path, epochs: int | None) -> None:
-    print(f"{NAME}: {peer.own_python(work, PACKAGES, share=False)}")
+    print(f"{NAME}: {peer.own_python(NAME)}")
 
 
 def systems(work: Path, threads: int) -> list[System]:
@@ -30,8 +29,7 @@ def systems(work: Path, threads: int) -> list[System]:
 
 def starts(work: Path) -> dict[str, tuple[str, ...]]:
     """Its Python API in a process of its own: the newer `magika` command is a Rust program, which does not compare."""
-    python = peer.need(work / "environment" / "bin" / "python", "magika_start")
-    return {"Magika, Python, one file": (python, "-c", CALL)}
+    return {"Magika, Python, one file": (peer.own_python(NAME), "-c", CALL)}
 
 
 if __name__ == "__main__":

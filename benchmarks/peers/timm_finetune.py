@@ -1,8 +1,11 @@
-"""Peer: a plain fine-tune of EfficientNet-Lite0 (ImageNet weights) and MobileNetV3 (random weights: its own are missing
-here), written with care: AdamW, cosine, crops, flips and colour jitter, label smoothing, the best epoch on val.
-Measured in eager PyTorch and in ONNX Runtime, FP32 and statically quantized to INT8.
+"""Peer: timm's EfficientNet-Lite0 and MobileNetV3, trained with care, at the input size of the compared bundle.
 
-    python benchmarks/peers/timm_finetune.py train            # 25 epochs each, about 40 s an epoch on two idle cores
+Lite0 is fine-tuned from ImageNet weights on the labelled logos: AdamW, cosine, crops, flips and colour jitter, label
+smoothing, the best epoch on val. With --run, Lite0, and MobileNetV3 from scratch (its weights are not available here),
+are also distilled from the run's teachers as the bundle's student is: the same pictures, soft targets and epochs.
+Measured in eager PyTorch and in ONNX Runtime, FP32, and INT8 by ONNX Runtime and by NNCF (by Olive: olive.py).
+
+    python benchmarks/peers/timm_finetune.py train --run RUN
     python benchmarks/peers/timm_finetune.py measure
 """
 
@@ -10,6 +13,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import logo_edge  # noqa: F401  # before onnxruntime: it switches off its telemetry
@@ -25,70 +30,169 @@ from torchvision.transforms import v2
 
 from logo_edge.files import replacing
 from logo_edge_bench.systems import System
+from logo_edge_compress.distill.distill import distill
 from logo_edge_train.models.network import build_body
+from logo_edge_train.recipe import Architecture
 
-NAME = "timm"
-NETWORKS = {"tf_efficientnet_lite0": True, "mobilenetv3_small_100": False}  # whether there are ImageNet weights
-SIZE_PX, BATCH, EPOCHS, RATE = 128, 64, 25, 1e-3
+NAME, LICENCE = "timm", "Apache-2.0"
+BATCH, EPOCHS, RATE = 64, 25, 1e-3
 MEAN, STD = 127.0, 128.0
 CALIBRATING = 128
 IN_FLOAT = 4  # convolutions: the stem and the first block
 
 
+@dataclass(frozen=True)
+class Variant:
+    """A network, whether it starts from ImageNet weights, and whether it is distilled from the teachers of a run."""
+
+    network: str
+    pretrained: bool
+    distilled: bool
+
+    @property
+    def title(self) -> str:
+        return f"timm {self.network}" + " distilled" * self.distilled
+
+
+VARIANTS = {
+    "lite0": Variant("tf_efficientnet_lite0", pretrained=True, distilled=False),
+    "lite0-distilled": Variant("tf_efficientnet_lite0", pretrained=True, distilled=True),
+    "mobilenetv3-distilled": Variant("mobilenetv3_small_100", pretrained=False, distilled=True),
+}
+
+
+FILES = {
+    "ONNX Runtime FP32": "fp32.onnx",
+    "INT8 by ONNX Runtime": "int8-onnxruntime.onnx",
+    "INT8 by NNCF": "int8-nncf.onnx",
+}
+
+
+@dataclass(frozen=True)
+class Images:
+    """What a network is fitted on and chosen by: {split: pictures of 160 px}, {split: targets}, and its input size."""
+
+    pixels: dict[str, list[torch.Tensor]]
+    labels: dict[str, torch.Tensor]
+    size_px: int
+
+    @classmethod
+    def read(cls, data: peer.Data) -> Images:
+        files = {split: data.files(split) for split in peer.SPLITS}
+        return cls(
+            {split: _read(paths) for split, (paths, _) in files.items()},
+            {split: torch.tensor(targets) for split, (_, targets) in files.items()},
+            data.size_px,
+        )
+
+    def input(self, image: torch.Tensor) -> torch.Tensor:
+        """(1, 3, S, S) float32, normalised."""
+        small = v2.functional.resize(image, [self.size_px, self.size_px], antialias=True)
+        return ((small.float() - MEAN) / STD)[None]
+
+    def calibration(self) -> list[np.ndarray]:
+        """Inputs of every n-th logo of train."""
+        train = self.pixels["train"]
+        return [self.input(image).numpy() for image in train[:: max(1, len(train) // CALIBRATING)]]
+
+
 def train(data: peer.Data, work: Path, epochs: int | None) -> None:
     """Trains and exports the networks that are not trained yet; resumes from a checkpoint after every epoch."""
-    epochs = epochs or EPOCHS
-    images = {split: _read(data.files(split)[0]) for split in peer.SPLITS}
-    labels = {split: torch.tensor(data.files(split)[1]) for split in peer.SPLITS}
-    for name in NETWORKS:
-        folder, key = (
-            work / name,
-            {"epochs": epochs, "images": len(labels["train"]), "labels": data.digest, "size_px": SIZE_PX},
-        )
-        folder.mkdir(exist_ok=True)
-        if peer.finished(folder, key):
-            print(f"{name}: done before")
+    images = Images.read(data)
+    for name, variant in VARIANTS.items():
+        if variant.distilled and data.run is None:
+            print(f"{name}: left out, since it needs --run")
             continue
-        network = _fit(name, len(data.labels), images, labels, epochs, folder, key)
-        export(network, folder)
-        quantize(folder, images, labels["val"])
-        (folder / "model.json").write_text(json.dumps({"network": name, "labels": data.labels, "size_px": SIZE_PX}))
-        peer.finish(folder, key)
+        (folder := work / name).mkdir(exist_ok=True)
+        learn = _distil if variant.distilled else _finetune
+        learn(data, variant, images, folder, epochs)
 
 
 def systems(work: Path, threads: int) -> list[System]:
-    """Eager PyTorch, and ONNX Runtime in FP32 and INT8, of each network."""
+    """Eager PyTorch of the fine-tuned one, and ONNX Runtime in FP32 and INT8 of each network that is trained."""
+    peer.need(work / next(iter(VARIANTS)) / "done.json", "timm_finetune")
     systems = []
-    for name, pretrained in NETWORKS.items():
-        peer.need(work / name / "done.json", "timm_finetune")
-        note = "" if pretrained else "from scratch"
-        for label, subject, file in [
-            ("eager PyTorch", "eager", "best.pt"),
-            ("ONNX Runtime FP32", "onnx", "fp32.onnx"),
-            ("ONNX Runtime INT8", "onnx", "int8.onnx"),
-        ]:
-            options = {
-                "model": peer.need(work / name / file, "timm_finetune"),
-                "threads": threads,
-                "about": peer.need(work / name / "model.json", "timm_finetune"),
-            }
-            systems.append(
-                System(
-                    f"timm {name}, {label}",
-                    str(peer.SUBJECTS / f"{subject}_subject.py"),
-                    options,
-                    threads,
-                    kind="peer",
-                    note=note,
-                )
-            )
+    for name, variant in VARIANTS.items():
+        folder = work / name
+        if (folder / "done.json").exists():
+            files = FILES if variant.distilled else {"eager PyTorch": "best.pt", **FILES}
+            about = peer.about(folder, "timm_finetune", LICENCE)
+            systems += [
+                system(f"{variant.title}, {label}", folder, file, threads, about) for label, file in files.items()
+            ]
     return systems
 
 
-def _fit(name: str, classes: int, images: dict, labels: dict, epochs: int, folder: Path, key: dict) -> nn.Module:
-    """The network of the best epoch on val."""
-    torch.manual_seed(0)
-    network = build_body(name, classes, pretrained=NETWORKS[name])
+def system(title: str, folder: Path, file: str, threads: int, about: dict[str, str]) -> System:
+    """The row of a file of a trained network."""
+    subject = "onnx" if file.endswith(".onnx") else "eager"
+    options = {"model": str((folder / file).absolute()), "about": str((folder / "model.json").absolute())}
+    script = str(peer.SUBJECTS / f"{subject}_subject.py")
+    return System(title, script, {**options, "threads": threads}, threads, kind="peer", about=about)
+
+
+def _finetune(data: peer.Data, variant: Variant, images: Images, folder: Path, epochs: int | None) -> None:
+    key = data.key(network=variant.network, epochs=epochs or EPOCHS)
+    if peer.finished(folder, key):
+        return
+    with peer.timing(folder):
+        torch.manual_seed(0)
+        start = build_body(variant.network, len(data.labels), pretrained=variant.pretrained)
+        network = fit(folder, start, images, key["epochs"])
+    finish(network, variant.network, data, images, folder)
+    peer.finish(folder, key, f"{peer.IMAGENET}; {key['images']} labelled logos")
+
+
+def _distil(data: peer.Data, variant: Variant, images: Images, folder: Path, epochs: int | None) -> None:
+    """As `logo-edge compress` does with its students; it resumes and keeps its own record in `student`."""
+    run, architecture = data.run, Architecture(variant.network, data.size_px)
+    config = run.recipe.distill
+    fit = replace(config.fit, epochs=epochs or config.fit.epochs, frozen_blocks=0)
+    if data.limit:
+        fit = replace(fit, max_images=data.limit * len(data.labels))
+    config = replace(config, fit=fit, epistemic="off", start_from_teacher=False, pretrained=variant.pretrained)
+    teachers = [member["sha256"] for member in run.record["members"]]
+    key = data.key(network=str(architecture), epochs=fit.epochs, teachers=teachers)
+    if peer.finished(folder, key):
+        return
+    with peer.timing(folder):
+        student = distill(
+            run,
+            run.read_manifest(),
+            config,
+            architecture,
+            folder / "student",
+            device=torch.device("cpu"),
+            report=_report,
+        )
+    network = student.network.backbone.eval()
+    _save({"network": network.state_dict()}, folder / "best.pt")
+    finish(network, variant.network, data, images, folder)
+    sources = [peer.IMAGENET] if variant.pretrained else [peer.NO_WEIGHTS]
+    sources += [f"{key['images']} labelled logos", *(["the unlabelled pool"] if config.use_unlabelled else [])]
+    peer.finish(folder, key, "; ".join([*sources, f"{len(teachers)} teachers of {run.folder.name}"]))
+
+
+def _report(item: dict) -> None:
+    """Prints the start and the epochs of a fit."""
+    if item["kind"] == "start":
+        print(f"{item['name']} {item['note']}", flush=True)
+    elif item["kind"] == "epoch":
+        print(f"{item['name']}: epoch {item['epoch']}, val {item['accuracy']:.1%}", flush=True)
+
+
+def finish(network: nn.Module, name: str, data: peer.Data, images: Images, folder: Path) -> None:
+    """Writes the ONNX files of a trained network, FP32 and INT8, and model.json, which its subjects read."""
+    export(network, folder, data.size_px)
+    quantize(folder, images)
+    (folder / "model.json").write_text(
+        json.dumps({"network": name, "labels": data.labels, "size_px": data.size_px}), encoding="utf-8"
+    )
+
+
+def fit(folder: Path, network: nn.Module, images: Images, epochs: int) -> nn.Module:
+    """The network of the best epoch on val, kept as best.pt; a fit goes on from state.pt in its folder."""
+    name, labels = folder.name, images.labels
     decayed = [weight for weight in network.parameters() if weight.ndim > 1]
     plain = [weight for weight in network.parameters() if weight.ndim <= 1]
     optimizer = torch.optim.AdamW(
@@ -97,7 +201,7 @@ def _fit(name: str, classes: int, images: dict, labels: dict, epochs: int, folde
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     change = v2.Compose(
         [
-            v2.RandomResizedCrop(SIZE_PX, scale=(0.6, 1.0), antialias=True),
+            v2.RandomResizedCrop(images.size_px, scale=(0.6, 1.0), antialias=True),
             v2.RandomHorizontalFlip(),
             v2.ColorJitter(0.2, 0.2, 0.2, 0.05),
             v2.ToDtype(torch.float32),
@@ -105,7 +209,8 @@ def _fit(name: str, classes: int, images: dict, labels: dict, epochs: int, folde
         ]
     )
     state, best, start = folder / "state.pt", -1.0, 0
-    if state.exists() and (saved := torch.load(state, weights_only=True))["key"] == key:
+    if state.exists():
+        saved = torch.load(state, weights_only=True)
         network.load_state_dict(saved["network"])
         optimizer.load_state_dict(saved["optimizer"])
         schedule.load_state_dict(saved["schedule"])
@@ -117,20 +222,19 @@ def _fit(name: str, classes: int, images: dict, labels: dict, epochs: int, folde
         for chosen in torch.randperm(len(labels["train"])).split(BATCH):
             if len(chosen) < 2:
                 continue  # batch-norm needs two
-            batch = torch.stack([change(images["train"][index]) for index in chosen.tolist()])
+            batch = torch.stack([change(images.pixels["train"][index]) for index in chosen.tolist()])
             loss = nn.functional.cross_entropy(network(batch), labels["train"][chosen], label_smoothing=0.1)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         schedule.step()
-        accuracy = _accuracy(network, images["val"], labels["val"])
+        accuracy = _accuracy(network, images)
         print(f"{name}: epoch {epoch + 1} of {epochs}, loss {loss.item():.3f}, val {accuracy:.1%}", flush=True)
         if accuracy > best:
             best = accuracy
             _save({"network": network.state_dict()}, folder / "best.pt")
         _save(
             {
-                "key": key,
                 "epoch": epoch + 1,
                 "best": best,
                 "network": network.state_dict(),
@@ -143,14 +247,14 @@ def _fit(name: str, classes: int, images: dict, labels: dict, epochs: int, folde
     return network.eval()
 
 
-def export(network: nn.Module, folder: Path) -> None:
+def export(network: nn.Module, folder: Path, size_px: int) -> None:
     """fp32.onnx by PyTorch's exporter."""
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     raw = folder / "raw.onnx"
     program = torch.onnx.export(
         network,
-        (torch.zeros(2, 3, SIZE_PX, SIZE_PX),),
+        (torch.zeros(2, 3, size_px, size_px),),
         dynamo=True,
         input_names=["planes"],
         output_names=["logits"],
@@ -162,61 +266,85 @@ def export(network: nn.Module, folder: Path) -> None:
     raw.unlink()
 
 
-def quantize(folder: Path, images: dict, targets: torch.Tensor) -> None:
-    """int8.onnx by ONNX Runtime's static quantization of fp32.onnx: with or without its first convolutions, by val.
+def quantize(folder: Path, images: Images) -> None:
+    """int8-onnxruntime.onnx and int8-nncf.onnx, both from fp32.onnx and the same calibration images."""
+    choose_int8(folder, images, "onnxruntime", quantize_by_onnxruntime)
+    choose_int8(folder, images, "nncf", quantize_by_nncf)
 
-    With them a Lite0 may lose half of its accuracy, which a careful user sees and looks up.
+
+def choose_int8(
+    folder: Path, images: Images, name: str, make: Callable[[Path, Path, list[np.ndarray], list[str]], None]
+) -> None:
+    """int8-NAME.onnx: the better on val of `make(fp32, int8, inputs, nodes in float)` with and without some in float.
+
+    Without its first convolutions in float a Lite0 may lose half of its accuracy, which a careful user sees and looks
+    up.
     """
     import onnx
+
+    fp32, partial, best = folder / "fp32.onnx", folder / f"int8-{name}.partial.onnx", -1.0
+    first = [node.name for node in onnx.load(fp32).graph.node if node.op_type == "Conv"][:IN_FLOAT]
+    for in_float in ([], first):
+        make(fp32, partial, images.calibration(), in_float)
+        session = onnxruntime.InferenceSession(partial)
+        inputs = [{"planes": images.input(image).numpy()} for image in images.pixels["val"]]
+        guesses = np.array([session.run(None, own)[0].argmax() for own in inputs])
+        accuracy = float((guesses == images.labels["val"].numpy()).mean())
+        print(f"{folder.name}: INT8 by {name}, {len(in_float)} of its convolutions in float: val {accuracy:.1%}")
+        if accuracy > best:
+            best = accuracy
+            partial.replace(folder / f"int8-{name}.onnx")
+        partial.unlink(missing_ok=True)
+
+
+def quantize_by_onnxruntime(fp32: Path, int8: Path, inputs: list[np.ndarray], in_float: list[str]) -> None:
+    """ONNX Runtime's static quantization."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     class Reader(CalibrationDataReader):
         def __init__(self):
-            every = max(1, len(images["train"]) // CALIBRATING)
-            self._inputs = iter([{"planes": _input(image).numpy()} for image in images["train"][::every]])
+            self._inputs = iter([{"planes": planes} for planes in inputs])
 
         def get_next(self):
             return next(self._inputs, None)
 
-    fp32 = folder / "fp32.onnx"
-    first = [node.name for node in onnx.load(fp32).graph.node if node.op_type == "Conv"][:IN_FLOAT]
-    best = -1.0
-    for excluded in ([], first):
-        partial = folder / "int8.partial.onnx"
-        quantize_static(
-            str(fp32),
-            str(partial),
-            Reader(),
-            quant_format=QuantFormat.QDQ,
-            per_channel=True,
-            nodes_to_exclude=excluded,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-        )
-        session = onnxruntime.InferenceSession(partial)
-        guesses = [session.run(None, {"planes": _input(image).numpy()})[0].argmax() for image in images["val"]]
-        accuracy = float((torch.tensor(np.array(guesses)) == targets).float().mean())
-        print(f"{folder.name}: INT8, {len(excluded)} of its convolutions in float: val {accuracy:.1%}")
-        if accuracy > best:
-            best = accuracy
-            partial.replace(folder / "int8.onnx")
-        partial.unlink(missing_ok=True)
+    quantize_static(
+        str(fp32),
+        str(int8),
+        Reader(),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        nodes_to_exclude=in_float,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+    )
+
+
+def quantize_by_nncf(fp32: Path, int8: Path, inputs: list[np.ndarray], in_float: list[str]) -> None:
+    """NNCF's post-training quantization for CPUs, with its own fusions and bias correction."""
+    import nncf
+    import onnx
+
+    quantized = nncf.quantize(
+        onnx.load(fp32),
+        nncf.Dataset([{"planes": planes} for planes in inputs]),
+        subset_size=len(inputs),
+        target_device=nncf.TargetDevice.CPU,
+        preset=nncf.QuantizationPreset.MIXED,
+        ignored_scope=nncf.IgnoredScope(names=in_float),
+    )
+    onnx.save(quantized, int8)
 
 
 @torch.inference_mode()
-def _accuracy(network: nn.Module, images: list[torch.Tensor], labels: torch.Tensor) -> float:
+def _accuracy(network: nn.Module, images: Images) -> float:
     network.eval()
+    pictures = images.pixels["val"]
     guesses = [
-        network(torch.cat([_input(image) for image in images[start : start + BATCH]])).argmax(1)
-        for start in range(0, len(images), BATCH)
+        network(torch.cat([images.input(image) for image in pictures[start : start + BATCH]])).argmax(1)
+        for start in range(0, len(pictures), BATCH)
     ]
-    return (torch.cat(guesses) == labels).float().mean().item()
-
-
-def _input(image: torch.Tensor) -> torch.Tensor:
-    """(1, 3, S, S) float32, normalised."""
-    small = v2.functional.resize(image, [SIZE_PX, SIZE_PX], antialias=True)
-    return ((small.float() - MEAN) / STD)[None]
+    return (torch.cat(guesses) == images.labels["val"]).float().mean().item()
 
 
 def _read(paths: list[Path]) -> list[torch.Tensor]:

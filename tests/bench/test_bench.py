@@ -17,8 +17,18 @@ from logo_edge.bundle.record import read_bundle
 from logo_edge.classifier import Classifier
 from logo_edge.errors import BenchError, DatasetError
 from logo_edge_bench import scaling, subject, systems
-from logo_edge_bench.bench import PRESETS, STAGES, Preset, read_images, read_result, run_bench, write_result
+from logo_edge_bench.bench import (
+    PRESETS,
+    STAGES,
+    Preset,
+    read_folder,
+    read_images,
+    read_result,
+    run_bench,
+    write_result,
+)
 from logo_edge_bench.commands import bench
+from logo_edge_bench.compare import compare_ratios
 from logo_edge_bench.processes import settle
 from logo_edge_bench.scaling import measure_folders
 from logo_edge_bench.systems import System, bundle_systems, find_artifacts, precision_of, reference_system
@@ -316,6 +326,39 @@ def test_the_command_writes_json_a_page_and_tables(labelled, tmp_path):
     slower = CliRunner().invoke(bench, ["--from", str(out), "--against", str(tmp_path / "faster.json")])
     assert slower.exit_code == 1, slower.output
     assert "2.000 of the earlier value" in slower.output
+
+
+def test_a_folder_without_labels_is_timed_and_has_no_accuracy(labelled, tmp_path, monkeypatch):
+    monkeypatch.setitem(PRESETS, "quick", replace(SHORT, starts=0, offline=0))
+    (photos := tmp_path / "photos" / "more").mkdir(parents=True)
+    for index in range(3):
+        (photos / f"{index}.png").write_bytes((tmp_path / f"{index}.png").read_bytes())
+    (photos / "notes.txt").touch()
+    out, report = tmp_path / "result.json", tmp_path / "report"
+    options = ["--images", photos.parent, "--out", out, "--report", report]
+    done = CliRunner().invoke(bench, [str(word) for word in (labelled[0], *options)])
+    assert done.exit_code == 0, done.output
+    result = read_result(out)
+    assert (result["split"], len(result["rows"])) == ("", 2)
+    assert not any({"accuracy", "worst_class"} & row.keys() for row in result["rows"])
+    assert all(row["latency"]["end_to_end"]["p50_ms"]["value"] > 0 for row in result["rows"])
+    text = (report / "report.md").read_text()
+    assert "no labels, so no accuracy" in text
+    assert not {"all", "sure", "worst class", "ECE"} & {cell.strip() for cell in text.split("|")}
+    assert "Accuracy over latency" not in (report / "report.html").read_text()
+    then = result | {"rows": [row | {"accuracy": {"count": 12}} for row in result["rows"]]}
+    with pytest.raises(BenchError, match="logos: 12 / 0"):
+        compare_ratios(then, result, 0.1)
+    assert {change.figure for change in compare_ratios(result, result, 10.0)} == {
+        "latency, ratio to the yardstick",
+        "size_bytes",
+    }
+
+
+def test_a_folder_without_images_is_named(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(BenchError, match="no image found"):
+        read_folder(tmp_path, ("red",), tmp_path, 48)
 
 
 @pytest.mark.parametrize(

@@ -8,47 +8,25 @@ import json
 import subprocess
 import sys
 import types
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from logo_edge.errors import BenchError, LogoEdgeError
+from logo_edge.bundle.record import read_bundle
+from logo_edge.errors import LogoEdgeError
+from logo_edge_compress.convert import environments
+from logo_edge_train.recipe import Recipe
 
 PEERS = Path(__file__).resolve().parents[2] / "benchmarks" / "peers"
+pytestmark = pytest.mark.usefixtures("peers")
 SCRIPTS = sorted(path.stem for path in PEERS.glob("*.py") if path.stem not in ("peer", "run"))
 
 
-@pytest.fixture(autouse=True)
-def peers_on_the_path(monkeypatch):
-    monkeypatch.syspath_prepend(str(PEERS / "subjects"))
-    monkeypatch.syspath_prepend(str(PEERS))
-
-
-@pytest.fixture
-def data(tmp_path):
-    """Of two classes 24 drawings in each split: red squares are simple, noise is complex."""
-    import peer
-
-    random = np.random.default_rng(0)
-    for split in peer.SPLITS:
-        for index in range(24):
-            for label in ("complex", "simple"):
-                pixels = (
-                    random.integers(0, 256, (40, 60, 3), dtype=np.uint8)
-                    if label == "complex"
-                    else np.full((40, 60, 3), (200, 0, 0), np.uint8)
-                )
-                path = tmp_path / "data" / split / label / f"{index}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(pixels).save(path)
-    return peer.Data(tmp_path / "data", ("complex", "simple"))
-
-
 def test_every_script_is_a_peer_and_the_runner_knows_them_all():
-    assert len(SCRIPTS) >= 6
+    assert len(SCRIPTS) >= 8
     runner = (PEERS / "run.py").read_text()
     for name in SCRIPTS:
         module = importlib.import_module(name)
@@ -59,11 +37,11 @@ def test_every_script_is_a_peer_and_the_runner_knows_them_all():
 
 
 def test_a_peer_that_is_not_trained_says_how_to(tmp_path):
-    for name in ("classical", "timm_finetune", "yolo", "magika_start"):
-        module = importlib.import_module(name)
-        measured = module.starts if name == "magika_start" else lambda work, module=module: module.systems(work, 1)
+    for name in ("classical", "getitune", "lightly", "timm_finetune", "yolo"):
         with pytest.raises(LogoEdgeError, match=f"python benchmarks/peers/{name}.py train"):
-            measured(tmp_path)
+            importlib.import_module(name).systems(tmp_path, 1)
+    with pytest.raises(LogoEdgeError, match="nothing is trained; run first: .*timm_finetune.py train"):
+        importlib.import_module("olive").systems(tmp_path / "olive", 1)
 
 
 def test_the_command_line_teaches():
@@ -71,84 +49,6 @@ def test_the_command_line_teaches():
         [sys.executable, PEERS / "classical.py", "--help"], capture_output=True, text=True, check=True
     )
     assert "resumes where it was interrupted" in done.stdout
-
-
-def test_the_classical_peer_learns_resumes_and_answers(data, tmp_path, capsys):
-    import classical
-    from classical_subject import load
-
-    (work := tmp_path / "work").mkdir()
-    classical.train(data, work, 20)
-    assert "val 100.0%" in capsys.readouterr().out
-    classical.train(data, work, 20)
-    assert "done before" in capsys.readouterr().out
-    subject = load(["simple", "complex"], str(work / "model.joblib"), 1)
-    files, targets = data.files("val")
-    probabilities = np.array(subject.probabilities(list(map(str, files))))
-    assert probabilities.shape == (48, 2)
-    assert (probabilities.argmax(1) == 1 - np.array(targets)).all()  # the labels were asked for in another order
-    stages = subject.stages(list(map(str, files)), 3)
-    assert set(stages) == {"preprocess", "inference", "end_to_end"}
-    assert len(stages["end_to_end"](5)) == 3
-    assert subject.describe()["size_bytes"] > 0
-
-
-@pytest.mark.slow
-def test_the_timm_peer_trains_resumes_exports_and_all_three_agree(data, tmp_path, capsys, monkeypatch):
-    import timm_finetune
-    from eager_subject import load as load_eager
-    from onnx_subject import load as load_onnx
-
-    monkeypatch.setattr(timm_finetune, "NETWORKS", {"mobilenetv3_small_050": False})
-    (work := tmp_path / "work").mkdir()
-    timm_finetune.train(data, work, 1)
-    folder = work / "mobilenetv3_small_050"
-    timm_finetune.train(data, work, 1)
-    assert "done before" in capsys.readouterr().out
-    eager, fp32, int8 = (system.options for system in timm_finetune.systems(work, 1))
-    files = [str(path) for path in data.files("val")[0]]
-    labels = ["simple", "complex"]
-    expected = np.array(load_eager(labels, **eager).probabilities(files))
-    assert np.abs(np.array(load_onnx(labels, **fp32).probabilities(files)) - expected).max() < 1e-3
-    assert np.abs(np.array(load_onnx(labels, **int8).probabilities(files)) - expected).max() < 0.5
-    assert (folder / "int8.onnx").stat().st_size < 0.5 * (folder / "fp32.onnx").stat().st_size
-
-
-def test_the_opencv_loop_gives_the_bundles_guesses(labelled, tmp_path):
-    from opencv_subject import load
-
-    from logo_edge import Classifier
-
-    classifier = Classifier.load(labelled[0])
-    files = [str(tmp_path / f"{index}.png") for index in range(12)]
-    probabilities = np.array(load(list(classifier.labels), str(labelled[0]), 1).probabilities(files))
-    guesses = [classifier.classify(path).best_guess for path in files]
-    assert (
-        np.mean([classifier.labels[row.argmax()] == guess for row, guess in zip(probabilities, guesses, strict=True)])
-        >= 0.75
-    )
-
-
-def test_what_benchmark_app_prints_is_read_and_what_it_does_not_print_is_named():
-    from openvino_app import parse
-
-    lines = "Count:            1234 iterations", "   Median:     1.10 ms", "   Average:    1.20 ms", "   Max:   9.00 ms"
-    text = "".join(f"[ INFO ] {line}\n" for line in (*lines, "Throughput:   833.33 FPS"))
-    assert parse(text) == {"median_ms": 1.1, "average_ms": 1.2, "max_ms": 9.0, "count": 1234.0, "per_s": 833.33}
-    assert parse(text.replace("1.10 ms", "840.00 us"))["median_ms"] == pytest.approx(0.84)  # below a millisecond
-    with pytest.raises(LogoEdgeError, match="printed no median_ms"):
-        parse("[ INFO ] Throughput: 1 FPS")
-
-
-def test_benchmark_app_runs_on_the_default_bundle():
-    pytest.importorskip("openvino")
-    from openvino_app import run_app
-
-    from logo_edge.bundle.record import DEFAULT_BUNDLE, read_bundle
-
-    latency = run_app(read_bundle(DEFAULT_BUNDLE).model_path, 1, 1)
-    assert latency["count"] >= 1
-    assert latency["median_ms"] > 0
 
 
 @pytest.fixture
@@ -168,7 +68,9 @@ def measured(monkeypatch, tmp_path, labelled):
     def measure(extra, starts):
         module = types.SimpleNamespace(NAME="fake", systems=lambda *_: [], starts=lambda _: starts, extra=extra)
         out = tmp_path / "peers.json"
-        arguments = argparse.Namespace(work=tmp_path, threads=1, preset="short", split="test", limit=None, out=out)
+        arguments = argparse.Namespace(
+            work=tmp_path, threads=1, preset="short", split="test", limit=None, out=out, run=None, bundle=None
+        )
         return lambda: peer.measure((module,), arguments), out
 
     return measure
@@ -225,174 +127,130 @@ def test_other_labels_are_written_and_learnt_anew(labelled, tmp_path, monkeypatc
     assert states[1] == states[2]
 
 
-def test_what_was_finished_with_other_settings_counts_as_not_trained(tmp_path):
+def test_what_was_begun_with_other_settings_is_deleted_and_counts_as_not_trained(tmp_path):
     import peer
 
-    peer.finish(tmp_path, {"epochs": 1})
-    assert peer.finished(tmp_path, {"epochs": 1})
-    assert not peer.finished(tmp_path, {"epochs": 60})
+    work = tmp_path / "mine"
+    work.mkdir()
+    assert not peer.finished(work, {"epochs": 1})
+    with peer.timing(work):
+        (work / "state.pt").touch()
+    peer.finish(work, {"epochs": 1}, "3 logos")
+    assert peer.finished(work, {"epochs": 1})
+    assert not peer.finished(work, {"epochs": 60})
+    assert [path.name for path in work.iterdir()] == ["begun.json"]
     with pytest.raises(LogoEdgeError, match="not found; run first"):
-        peer.need(tmp_path / "done.json", "yolo")
+        peer.about(work, "yolo", "MIT")
 
 
-ULTRALYTICS = """
-import json, sys
-from pathlib import Path
-import onnxruntime
-
-__version__ = "0"
-
-def say(*words):
-    with open(LOG, "a") as log:
-        log.write(" ".join(map(str, words)) + "\\n")
-
-class YOLO:
-    def __init__(self, path, task=None):
-        self.path = Path(path)
-        if self.path.suffix == ".onnx":
-            self.session = onnxruntime.InferenceSession(path, None, providers=["CPUExecutionProvider"])
-        elif self.path.exists():
-            self.ckpt = json.loads(self.path.read_text())
-    def train(self, resume=False, epochs=None, project="", name="", **settings):
-        say("resume" if resume else f"train {epochs}")
-        folder = self.path.parent if resume else Path(project) / name / "weights"
-        folder.mkdir(parents=True, exist_ok=True)
-        for file in ("last.pt", "best.pt"):
-            (folder / file).write_text('{"epoch": -1}')
-    def export(self, **settings):
-        say("export", self.path.name)
-"""
-
-
-@pytest.fixture
-def ultralytics(tmp_path, monkeypatch):
-    """A package of that name that only logs its calls; gives the log."""
-    (package := tmp_path / "packages" / "ultralytics").mkdir(parents=True)
-    (package / "utils").mkdir()
-    log = tmp_path / "log"
-    (package / "__init__.py").write_text(f"LOG = {str(log)!r}\n{ULTRALYTICS}")
-    (package / "utils" / "__init__.py").touch()
-    (package / "utils" / "torch_utils.py").write_text(
-        "from ultralytics import say\nNUM_THREADS = 9\ndef strip_optimizer(path):\n    say('strip', path.name)\n"
-    )
-    monkeypatch.syspath_prepend(str(package.parent))
-    yield log
-    for name in [name for name in sys.modules if name.startswith(("ultralytics", "yolo_subject"))]:
-        del sys.modules[name]
-
-
-def test_yolo_goes_on_where_it_stopped_and_begins_anew_for_other_epochs(data, tmp_path, monkeypatch, ultralytics):
+def test_the_minutes_of_a_training_add_up_and_are_a_lower_bound_after_a_kill(tmp_path):
     import peer
-    import yolo
 
-    monkeypatch.setattr(peer, "own_python", lambda *_, **__: sys.executable)
-    environment = {**yolo._training_environment(tmp_path), "PYTHONPATH": str(tmp_path / "packages")}
-    monkeypatch.setattr(yolo, "_training_environment", lambda work: environment)
-    (work := tmp_path / "work").mkdir()
+    def minutes(*earlier):
+        peer.finish(tmp_path, {}, "logos", *earlier)
+        return peer.about(tmp_path, "mine", "MIT")["minutes"]
 
-    def trained(epochs, stopped_after=None):
-        if stopped_after is not None:
-            (work / "done.json").unlink()
-            (work / "fit" / "weights" / "last.pt").write_text(json.dumps({"epoch": stopped_after}))
-        ultralytics.write_text("")
-        yolo.train(data, work, epochs)
-        return ultralytics.read_text().splitlines()
-
-    finishing = ["strip best.pt", "export best.pt"]
-    assert trained(1) == ["train 1", *finishing]
-    assert trained(1) == []
-    assert trained(5) == ["train 5", *finishing]
-    assert trained(5, stopped_after=2) == ["resume", *finishing]
-    assert trained(5, stopped_after=4) == finishing
-    assert trained(5, stopped_after=-1) == finishing
+    (tmp_path / "seconds.json").write_text('{"seconds": 90, "killed": false}')
+    with pytest.raises(KeyboardInterrupt), peer.timing(tmp_path):
+        raise KeyboardInterrupt
+    assert minutes() == "1.5"
+    (other := tmp_path / "other").mkdir()
+    (other / "seconds.json").write_text('{"seconds": 60, "killed": false}')
+    assert minutes(other) == "2.5"
+    (tmp_path / "seconds.json").write_text('{"seconds": 90, "killed": false, "running": true}')
+    with peer.timing(tmp_path):
+        pass
+    assert minutes() == ">= 1.5"
 
 
-def test_yolo_runs_on_as_many_threads_as_it_says_and_in_its_own_settings(labelled, tmp_path, monkeypatch, ultralytics):
-    import onnxruntime
-    import yolo
+def test_a_peer_that_cannot_be_trained_leaves_the_others_and_its_row_says_why(tmp_path, measured, monkeypatch):
+    import peer
 
-    monkeypatch.setattr(onnxruntime, "InferenceSession", onnxruntime.InferenceSession)
-    subject = importlib.import_module("yolo_subject").load(["red"], str(labelled[0] / "model.onnx"), 128, 1)
-    assert subject.model.session.get_session_options().intra_op_num_threads == 1
-    assert sys.modules["ultralytics.utils.torch_utils"].NUM_THREADS == 1
-    assert {"threads": 1, "spinning": True}.items() <= subject.describe().items()
-    work = tmp_path / "work"
-    for path in ("environment/bin/python", "done.json", "fit/weights/best.pt", "fit/weights/best.onnx"):
-        (work / path).parent.mkdir(parents=True, exist_ok=True)
-        (work / path).touch()
-    for system in yolo.systems(work, 1):
-        assert system.environment["YOLO_OFFLINE"] == "True"
-        assert system.environment["YOLO_AUTOINSTALL"] == "False"
-        assert system.environment["YOLO_CONFIG_DIR"] == str(work)
+    monkeypatch.setattr(peer, "read_data", lambda *_, **__: None)
+    trained = []
+
+    def fail(*_):
+        raise LogoEdgeError("no wheel of it for this Python")
+
+    def untrained(*_):
+        raise LogoEdgeError("not found; run first: train")
+
+    broken = types.SimpleNamespace(NAME="broken", train=fail, systems=untrained)
+    sound = types.SimpleNamespace(NAME="sound", train=lambda *call: trained.append(call), systems=lambda *_: [])
+    out, run = tmp_path / "peers.json", None
+    arguments = argparse.Namespace(
+        work=tmp_path, threads=1, preset="short", split="test", limit=None, out=out, run=run, bundle=None, epochs=1
+    )
+    with pytest.raises(LogoEdgeError, match="broken is not trained: no wheel of it"):
+        peer.train((broken, sound), arguments)
+    assert [(work.name, epochs) for _, work, epochs in trained] == [("sound", 1)]
+    result = peer.measure((broken, sound), arguments)
+    assert result["not_measured"]["broken"] == "no wheel of it for this Python"
 
 
-def test_what_peers_install_is_pinned():
-    import magika_start
-    import yolo
+def test_the_row_of_the_bundle_has_the_minutes_of_its_own_run_alone(labelled, tmp_path):
+    import peer
 
-    assert all("==" in package for package in [*yolo.PACKAGES, *magika_start.PACKAGES])
+    bundle = read_bundle(labelled[0])
+    bundle = replace(bundle, provenance={"teachers": ["big@64"], "student": "small", "recipe": "mine"})
+    student = tmp_path / "compress" / f"small-{bundle.input.size_px}" / "student.json"
+    student.parent.mkdir(parents=True)
+    student.write_text(json.dumps({"history": [{"seconds": 60}, {"seconds": 30}]}))
+
+    def facts(teacher):
+        members = [{"architecture": teacher, "history": [{"seconds": 90}]}]
+        run = types.SimpleNamespace(
+            record={"members": members}, folder=tmp_path, recipe=Recipe(), read_manifest=lambda: manifest
+        )
+        return peer.about_bundle(bundle, run)
+
+    manifest = types.SimpleNamespace(split=lambda name: [name] * 5)
+    assert facts("big@64")["minutes"] == "3.0"
+    assert facts("big@64")["learned_from"] == "5 labelled logos; the unlabelled pool; 1 teachers, by recipe mine"
+    assert facts("another@64") == peer.about_bundle(bundle, None)
+    assert peer.about_bundle(bundle, None)["minutes"] == ""
 
 
-def test_yolo_stays_outside_this_environment():
+def test_the_pool_is_train_and_the_unlabelled_logos_without_labels(tmp_path):
+    import peer
+
+    from logo_edge_train.data.manifest import FILES, LogoRow, write_manifest
+
+    random, rows = np.random.default_rng(0), []
+    for index, split in enumerate(("train", "train", "val", "test", "")):
+        Image.fromarray(random.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(tmp_path / f"{index}.png")
+        labels = ("red", ("red",), True, split) if split else ()
+        rows.append(LogoRow(FILES, "", f"{index}.png", str(index), *labels))
+    write_manifest(tmp_path / "labels.csv", rows)
+    data = peer.read_data(manifest=tmp_path / "labels.csv", work=tmp_path / "work")
+    assert [path.name for path in sorted(data.pool().iterdir())] == ["00000.png", "00001.png", "00002.png"]
+
+
+def test_packages_that_a_peer_takes_from_ours_come_last_on_its_path(monkeypatch):
+    monkeypatch.setenv("PEER_SHARED", "/ours/one:/ours/two")
+    monkeypatch.setattr(sys, "path", ["/its/own"])
+    sys.modules.pop("shared", None)
+    path = PEERS / "subjects" / "shared.py"
+    exec(compile(path.read_text(), str(path), "exec"), {})
+    assert sys.path == ["/its/own", "/ours/one", "/ours/two"]
+
+
+def test_what_peers_install_is_locked_by_hashes_and_none_of_it_is_ours():
+    locks = sorted((PEERS / "locks").glob("*.txt"))
+    assert {path.stem for path in locks} >= {"getitune", "lightly", "magika", "olive", "yolo"}
+    for lock in locks:
+        versions, _ = environments.read_lock(lock)
+        lines = [line for line in lock.read_text().splitlines() if not line.startswith("#")]
+        assert len(lines) == len(versions) >= 1
+        assert all("--hash=sha256:" in line for line in lines), lock
+
+
+@pytest.mark.parametrize("package", ["ultralytics", "lightly_train", "olive", "getitune"])
+def test_packages_of_peers_stay_outside_this_environment(package):
     import importlib.util
 
-    assert importlib.util.find_spec("ultralytics") is None
-    assert "ultralytics" not in (PEERS.parents[1] / "pyproject.toml").read_text()
-    assert "import ultralytics" not in (PEERS / "yolo.py").read_text().split('TRAIN = """')[0]
-
-
-def test_cuda_that_is_not_there_is_refused_and_not_run_on_the_cpu(labelled, monkeypatch):
-    monkeypatch.syspath_prepend(str(PEERS.parent / "jetson"))
-    cuda_subject = importlib.import_module("cuda_subject")
-    with pytest.raises(BenchError, match="expected CUDA first"):
-        cuda_subject.load(["red", "green", "blue"], str(labelled[0]))
-
-
-def test_a_jetsons_clocks_are_read_and_loose_ones_named(monkeypatch):
-    monkeypatch.syspath_prepend(str(PEERS.parent / "jetson"))
-    measure = importlib.import_module("measure")
-    text = (
-        "SOC family:tegra234  Machine:NVIDIA Jetson Orin Nano Developer Kit\nOnline CPUs: 0-5\ncpu0: Online=1 "
-        "Governor=schedutil MinFreq=1510400 MaxFreq=1510400 CurrentFreq=1510400 IdleStates: WFI=0 c7=0\nGPU "
-        "MinFreq=306000000 MaxFreq=624750000 CurrentFreq=306000000\nEMC MinFreq=204000000 MaxFreq=2133000000 "
-        "CurrentFreq=2133000000 FreqOverride=0\nFAN Dynamic Speed Control=nvfancontrol\n"
-    )
-    clocks = measure.parse_clocks(text)
-    assert clocks["cpu0"] == {"MinFreq": 1510400, "MaxFreq": 1510400, "CurrentFreq": 1510400}
-    assert [clock.split()[0] for clock in measure.unpinned(clocks)] == ["GPU", "EMC"]
-    with pytest.raises(BenchError, match="names no frequencies"):
-        measure.parse_clocks("nothing")
-    with pytest.raises(BenchError, match="no .engine"):
-        measure.find_engines(PEERS)
-
-
-def test_an_engine_is_measured_with_its_own_bundle_and_the_batches_that_it_takes_or_left_out(
-    labelled, tmp_path, monkeypatch, capsys
-):
-    from logo_edge.bundle.record import read_bundle
-
-    monkeypatch.syspath_prepend(str(PEERS.parent / "jetson"))
-    measure = importlib.import_module("measure")
-    bundle = read_bundle(labelled[0])
-    own = {"precision": "int8", "source": bundle.name, "batch": "dynamic", "input": asdict(bundle.input)}
-    for name, changes in {
-        "any": {},
-        "single": {"batch": 1},
-        "eight": {"batch": 8},
-        "other": {"source": "another"},
-        "larger": {"input": own["input"] | {"size_px": 999}},
-        "lost": None,
-    }.items():
-        (folder := tmp_path / "jetson" / name / "engines").mkdir(parents=True)
-        (folder / f"{name}.engine").touch()
-        if changes is not None:
-            record = {**own, **changes, "engine": {"file": f"engines/{name}.engine"}}
-            (folder.parent / "record.json").write_text(json.dumps(record))
-    rows, left_out = measure.engine_systems(labelled[0], measure.find_engines(tmp_path / "jetson"), [1, 8])
-    taken = [(Path(row.options["artifact"]).stem, row.batch, row.options.get("batch_size")) for row in rows]
-    assert taken == [("any", 1, None), ("any", 8, None), ("single", 1, 1)]
-    assert len(left_out) == 5
-    messages = capsys.readouterr().err
-    for reason in ("exported with --batch 1", "batches of 8 only", "it is of 'another'", "999", "no record names it"):
-        assert reason in messages
-    assert "--run" not in measure.__doc__
+    found = importlib.util.find_spec(package)
+    assert found is None or Path(found.origin).parent == PEERS  # our scripts have their names
+    assert package.replace("_", "-") not in (PEERS.parents[1] / "pyproject.toml").read_text()
+    importing = [path.parent.name for path in PEERS.rglob("*.py") if f"\nfrom {package}" in path.read_text()]
+    assert set(importing) <= {"inside", "subjects"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import subprocess
 import threading
 import time
 import zipfile
@@ -216,3 +217,29 @@ def test_an_environment_that_was_damaged_is_made_again(lock, cache, tmp_path, mo
         metadata.write_text(metadata.read_text().replace("Version: 1.0", "Version: 0.9"))
     assert convert(lock, tmp_path, WORKS)["operators"] == 3
     assert [path.name for path in (tmp_path / "cache" / "converters").iterdir()] == [python.parents[1].name]
+
+
+def test_a_lock_has_the_hashes_of_the_systems_that_have_wheels(monkeypatch):
+    from logo_edge_compress.convert import lock
+
+    def resolve(wanted, *options):
+        if "no_wheel==1" in wanted:
+            missing = "ERROR: No matching distribution found for no_wheel==1 \n"
+            raise subprocess.CalledProcessError(1, "pip", stderr=missing)
+        return dict.fromkeys(wanted, ("2", "abc"))
+
+    monkeypatch.setattr(lock, "resolve", resolve)
+    monkeypatch.setattr(lock, "normal_name", lambda name: name)
+    assert lock.resolve_for({"no_wheel": "1"}, "3.12", ["linux"]) == {}
+    assert lock.resolve_for({"no_wheel": "1", "other": "2"}, "3.12", ["linux"]) == {"other==2": ("2", "abc")}
+
+
+def test_a_lock_is_not_written_where_the_index_cannot_be_asked(monkeypatch):
+    from logo_edge_compress.convert import lock
+
+    def resolve(wanted, *options):
+        raise subprocess.CalledProcessError(1, "pip", stderr="ERROR: Could not connect")
+
+    monkeypatch.setattr(lock, "resolve", resolve)
+    with pytest.raises(subprocess.CalledProcessError):
+        lock.resolve_for({"other": "2"}, "3.12", ["linux"])

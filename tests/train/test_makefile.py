@@ -11,13 +11,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-OF_MAKE = {"DATA", "RECIPE", "PRESET", "GATES", "MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "MFLAGS"}  # of `make test`
+# of `make test`:
+OF_MAKE = {"DATA", "RECIPE", "PRESET", "GATES", "PEERS_OF", "MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "MFLAGS"}
 
 
 @pytest.fixture
 def run_make(tmp_path):
-    """A function: the arguments of every `logo-edge` that make starts, in order."""
-    edge, log = tmp_path / "edge", tmp_path / "log"
+    """A function: the arguments of every `logo-edge` and Python that make starts, in order."""
+    edge, log = tmp_path / "venv" / "bin" / "python", tmp_path / "log"
+    edge.parent.mkdir(parents=True)
     edge.write_text(
         f"#!{sys.executable}\nimport json, sys\n"
         f"open({str(log)!r}, 'a').write(json.dumps(sys.argv[1:]) + '\\n')\nprint('somewhere')\n"
@@ -25,8 +27,9 @@ def run_make(tmp_path):
     edge.chmod(0o755)
 
     def run(*arguments: str, **variables: str) -> list[list[str]]:
-        stamps = ["-o", ".stamps/full", "-o", ".stamps/base"]
-        command = ["make", "--silent", *stamps, f"EDGE={edge}", f"BASE_EDGE={edge}", *arguments]
+        stamps = [word for name in ("full", "base", "data") for word in ("-o", f".stamps/{name}")]
+        programs = [f"EDGE={edge}", f"BASE_EDGE={edge}", f"VENV={edge.parents[1]}"]
+        command = ["make", "--silent", *stamps, *programs, *arguments]
         clean = {name: value for name, value in os.environ.items() if name not in OF_MAKE}
         subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env={**clean, **variables})
         calls = [json.loads(line) for line in log.read_text().splitlines()]
@@ -86,3 +89,11 @@ def test_the_demo_writes_a_picture_sheet_and_opens_it_if_there_is_a_display(run_
     assert written == [*printed, "--out", "runs/demo.html", "--overwrite"]
     assert ((tmp_path / "opened").read_text() if opened else "runs/demo.html\n") == "runs/demo.html\n"
     assert (tmp_path / "opened").exists() == bool(opened)
+
+
+def test_peers_learn_from_the_run_that_is_named_and_are_measured_with_its_labels(run_make):
+    train, measure, tables = run_make("peers", "PEERS_OF=runs/my $run", "PRESET=quick")
+    assert train == ["benchmarks/peers/run.py", "train", "--run", "runs/my $run"]
+    assert measure[1:6] == ["measure", "--run", "runs/my $run", "--preset", "quick"]
+    assert tables[-1] == "tables"
+    assert run_make("peers")[0] == ["benchmarks/peers/run.py", "train"]

@@ -8,7 +8,7 @@ from logo_edge_bench.experiments.shipped import test_split
 from logo_edge_bench.markdown import interval, markdown, share, short, table_of
 from logo_edge_bench.result_tables import scaling_tables
 
-YOLO_PT, YOLO_ONNX = "YOLO11n-cls, predict, PyTorch", "YOLO11n-cls, predict, ONNX"
+YOLO_PT, YOLO_ONNX = "n-cls, predict, PyTorch", "n-cls, predict, ONNX"  # rows are found by the end of their names
 EAGER, FP32 = "timm tf_efficientnet_lite0, eager PyTorch", "timm tf_efficientnet_lite0, ONNX Runtime FP32"
 OPENCV = "by hand: OpenCV and ONNX Runtime"
 TWO_CORES = "throughput on 2 cores by that on one"
@@ -24,11 +24,11 @@ GOALS = {  # goal: the peer, the figure to compare with the bundle's, the requir
     "latency of Lite0 in ONNX Runtime FP32, end to end": (FP32, "end_to_end", ">= 5"),
     "latency of Lite0 in ONNX Runtime FP32, the forward pass": (FP32, "inference", ">= 5"),
     "accuracy on test, points over Lite0": (FP32, "accuracy", ">= 1"),
-    "accuracy on test, points over YOLO11n-cls": (YOLO_PT, "accuracy", "> 0"),
+    "accuracy on test, points over Ultralytics": (YOLO_PT, "accuracy", "> 0"),
     "ECE by Lite0's": (FP32, "ece", "<= 0.50"),
     "size by Lite0's FP32 ONNX": (FP32, "size", "<= 0.10"),
-    "size by YOLO11n-cls's ONNX (FP32)": (YOLO_ONNX, "size", "<= 0.20"),
-    "size by YOLO11n-cls's .pt (stored as FP16)": (YOLO_PT, "size", "<= 0.20"),
+    "size by Ultralytics' ONNX (FP32)": (YOLO_ONNX, "size", "<= 0.20"),
+    "size by Ultralytics' .pt (stored as FP16)": (YOLO_PT, "size", "<= 0.20"),
     TWO_CORES: ("", "", ">= 1.90"),
 }
 
@@ -96,6 +96,7 @@ def peers(result: dict) -> str:
             ("", lambda row: row["name"] + (f" ({row['note']})" if row["note"] else "")),
             (f"{split}, all", lambda row: share(row["accuracy"]["accuracy"])),
             ("ECE", "{accuracy[ece]:.1%}"),
+            ("px", "{input_px}"),
             ("MB", lambda row: f"{row['size_bytes'] / 1e6:.2f}"),
             (
                 "inference",
@@ -110,6 +111,16 @@ def peers(result: dict) -> str:
         )
         + origin(result)
     ]
+    if any("about" in row for row in result["rows"]):
+        parts.append(
+            table_of(
+                [row for row in result["rows"] if "about" in row],
+                ("", "{name}"),
+                ("licence", "{about[licence]}"),
+                ("minutes of training", "{about[minutes]}"),
+                ("learned from", "{about[learned_from]}"),
+            )
+        )
     starts = [[name, interval(figure, suffix=" s")] for name, figure in result["process_starts_s"].items()]
     starts += [
         [row["name"], f"{row['process_start_s']['value']:.2f} s"] for row in result["rows"] if row["process_start_s"]
@@ -126,11 +137,11 @@ def peers(result: dict) -> str:
 
 def goals(peers: dict | None = None, bench: dict | None = None) -> str:
     """The required ratios to peers, and the measured ones."""
-    rows = {row["name"]: row for row in peers["rows"]} if peers else {}
     measured = {
-        goal: compare(figure, rows[name], default_row(peers))
+        goal: compare(figure, row, default_row(peers))
         for goal, (name, figure, _) in GOALS.items()
-        if name in rows
+        for row in (peers["rows"] if peers else [])
+        if name and row["name"].endswith(name)
     }
     for row in (bench or {}).get("scaling", {}).get("cores", []):
         if row["cores"] == 2:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from PIL import Image
 
 
 class ByHand:
@@ -37,6 +38,15 @@ class ByHand:
 
     def join(self, parts: list) -> object:
         return np.concatenate(parts)
+
+
+def letterbox(path: str, size_px: int) -> Image.Image:
+    """The picture on a white square of that side, by Pillow."""
+    image = Image.open(path, formats=("PNG", "JPEG", "WEBP")).convert("RGBA")
+    image.thumbnail((size_px, size_px))
+    square = Image.new("RGB", (size_px, size_px), "white")
+    square.paste(image, ((size_px - image.width) // 2, (size_px - image.height) // 2), image)
+    return square
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import timm
 import torch
-from by_hand import ByHand
-from PIL import Image
+from by_hand import ByHand, letterbox
 from torchvision.transforms import v2
 
 
@@ -35,11 +34,7 @@ class Eager(ByHand):
         }
 
     def read(self, path: str) -> torch.Tensor:
-        image = Image.open(path, formats=("PNG", "JPEG", "WEBP")).convert("RGBA")
-        image.thumbnail((self.size, self.size))
-        square = Image.new("RGB", (self.size, self.size), "white")
-        square.paste(image, ((self.size - image.width) // 2, (self.size - image.height) // 2), image)
-        return self.normalise(square)[None]
+        return self.normalise(letterbox(path, self.size))[None]
 
     @torch.inference_mode()
     def classify(self, planes: torch.Tensor) -> torch.Tensor:

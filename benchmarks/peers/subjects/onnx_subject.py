@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from by_hand import ByHand, softmax
-from PIL import Image
+from by_hand import ByHand, letterbox, softmax
 
 
 def load(labels: list[str], model: str, about: str, threads: int) -> Onnx:
@@ -33,10 +32,7 @@ class Onnx(ByHand):
         }
 
     def read(self, path: str) -> np.ndarray:
-        image = Image.open(path, formats=("PNG", "JPEG", "WEBP")).convert("RGBA")
-        image.thumbnail((self.size, self.size))
-        square = Image.new("RGB", (self.size, self.size), "white")
-        square.paste(image, ((self.size - image.width) // 2, (self.size - image.height) // 2), image)
+        square = letterbox(path, self.size)
         return ((np.asarray(square, np.float32) - 127.0) / 128.0).transpose(2, 0, 1)[None]
 
     def classify(self, planes: np.ndarray) -> np.ndarray:

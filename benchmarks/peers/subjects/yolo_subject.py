@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import shared  # noqa: F401
+
+# isort: split
 import onnxruntime
 import torch
 import ultralytics
+from predictor import Predictor
 from ultralytics import YOLO
 from ultralytics.utils import torch_utils
 
@@ -35,11 +39,10 @@ def limit_sessions(threads: int) -> None:
     onnxruntime.InferenceSession = limited
 
 
-class Yolo:
-    """Its files have no transparency: they are flattened before it sees them, which is not timed, to its advantage."""
-
+class Yolo(Predictor):
     def __init__(self, labels: list[str], path: Path, size_px: int, threads: int):
-        self.path, self.size, self.labels, self.threads = path, size_px, labels, threads
+        super().__init__(labels)
+        self.path, self.size, self.threads = path, size_px, threads
         self.model = YOLO(str(path), task="classify")
 
     def describe(self) -> dict:
@@ -57,36 +60,5 @@ class Yolo:
     def predict(self, path: str):
         return self.model.predict(path, imgsz=self.size, device="cpu", verbose=False)[0]
 
-    def probabilities(self, paths: list[str]) -> list[list[float]]:
-        probabilities = []
-        for path in self.flat(paths):
-            result = self.predict(path)
-            by_label = {result.names[index]: value for index, value in enumerate(result.probs.data.tolist())}
-            probabilities.append([by_label[label] for label in self.labels])
-        return probabilities
-
-    def stages(self, paths: list[str], batch: int):
-        files = self.flat(paths)
-
-        def end_to_end(index: int) -> object:
-            chosen = [files[position % len(files)] for position in range(index * batch, (index + 1) * batch)]
-            return [self.predict(path).probs.top1 for path in chosen]
-
-        return {"end_to_end": end_to_end}
-
-    @staticmethod
-    def flat(paths: list[str]) -> list[str]:
-        """Copies on white in a temporary folder that ends with the process."""
-        import tempfile
-
-        from PIL import Image
-
-        folder = Path(tempfile.mkdtemp(prefix="yolo-flat-"))
-        written = []
-        for index, path in enumerate(paths):
-            image = Image.open(path, formats=("PNG", "JPEG", "WEBP")).convert("RGBA")
-            square = Image.new("RGB", image.size, "white")
-            square.paste(image, mask=image)
-            square.save(folder / f"{index:05d}.png")
-            written.append(str(folder / f"{index:05d}.png"))
-        return written
+    def scores(self, result) -> dict[str, float]:
+        return {result.names[index]: value for index, value in enumerate(result.probs.data.tolist())}

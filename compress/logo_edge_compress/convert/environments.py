@@ -142,7 +142,7 @@ def run_converter(
     shared = []
     if python is None:
         python = open_environment(name, lock=lock)
-        shared = _folders_of(read_lock(lock or LOCKS / f"{name}.txt")[1])
+        shared = shared_folders(lock or LOCKS / f"{name}.txt")
     else:
         check_environment(name, python, lock=lock)
     request, record, log = (folder / f".{name}.{part}" for part in ("request.json", "record.json", "log"))
@@ -216,10 +216,10 @@ def _install(name: str, lock: Path, environment: Path, python: Path) -> None:
                 )
 
 
-def _folders_of(packages: list[str]) -> list[str]:
-    """The folders of our environment that hold these packages. Raises MissingExtraError."""
+def shared_folders(lock: Path) -> list[str]:
+    """The folders of our environment that hold the packages which the lock shares. Raises MissingExtraError."""
     folders = []
-    for package in packages:
+    for package in read_lock(lock)[1]:
         try:
             folders.append(str(distribution(package).locate_file("")))
         except PackageNotFoundError as error:

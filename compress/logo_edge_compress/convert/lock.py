@@ -1,8 +1,8 @@
 """Writes the lock of a converter's environment, with hashes for several systems, without downloading the packages.
 
-    python -m logo_edge_compress.convert.lock NAME PACKAGE==VERSION... [--shares torch numpy]
+    python -m logo_edge_compress.convert.lock NAME PACKAGE==VERSION... [--shares torch numpy] [--folder locks]
 
-Versions are resolved for this system; hashes are collected for every Python and platform below that has wheels.
+Versions are resolved for this system; hashes are collected for the Pythons and the platforms below that have wheels.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import re
 import subprocess
 import sys
-from contextlib import suppress
+from pathlib import Path
 
 from logo_edge.files import write_file
 from logo_edge_compress.convert.environments import LOCKS
@@ -36,7 +36,7 @@ def resolve(wanted: list[str], *options: str) -> dict[str, tuple[str, str]]:
     )
     packages = {}
     for item in json.loads(done.stdout)["install"]:
-        name = re.sub(r"[-_.]+", "-", item["metadata"]["name"]).lower()
+        name = normal_name(item["metadata"]["name"])
         packages[name] = item["metadata"]["version"], item["download_info"]["archive_info"]["hashes"]["sha256"]
     return packages
 
@@ -45,14 +45,21 @@ def resolve_for(versions: dict[str, str], python: str, tags: list[str]) -> dict[
     """As `resolve`, of those of these packages that have a wheel for this Python and platform."""
     options = ["--target", "unused", "--no-deps", "--python-version", python]
     options += [word for tag in tags for word in ("--platform", tag)]
-    wanted = [f"{name}=={version}" for name, version in versions.items()]
-    with suppress(subprocess.CalledProcessError):
-        return resolve(wanted, *options)
-    packages = {}
-    for requirement in wanted if len(wanted) > 1 else []:
-        with suppress(subprocess.CalledProcessError):
-            packages |= resolve([requirement], *options)
-    return packages
+    versions = dict(versions)
+    while versions:
+        try:
+            return resolve([f"{name}=={version}" for name, version in versions.items()], *options)
+        except subprocess.CalledProcessError as error:
+            missing = re.search(r"No matching distribution found for ([\w.-]+)==", error.stderr)
+            if missing is None:
+                raise
+            del versions[normal_name(missing[1])]
+    return {}
+
+
+def normal_name(package: str) -> str:
+    """The name as an index lists it."""
+    return re.sub(r"[-_.]+", "-", package).lower()
 
 
 def main() -> None:
@@ -61,11 +68,13 @@ def main() -> None:
     parser.add_argument("packages", nargs="+")
     parser.add_argument("--shares", nargs="*", default=[])
     parser.add_argument("--no-deps", action="store_true", help="the packages alone")
+    parser.add_argument("--pythons", nargs="+", default=PYTHONS, help="versions of Python, such as 3.12")
+    parser.add_argument("--folder", type=Path, default=LOCKS, help="where NAME.txt is written")
     options = parser.parse_args()
     resolved = resolve(options.packages, *(["--no-deps"] if options.no_deps else []))
     versions = {name: version for name, (version, _) in resolved.items() if name not in options.shares}
     hashes: dict[str, set[str]] = {name: set() for name in versions}
-    for python in PYTHONS:
+    for python in options.pythons:
         for system, tags in PLATFORMS.items():
             resolved = resolve_for(versions, python, tags)
             for name, (_, sha256) in resolved.items():
@@ -77,7 +86,7 @@ def main() -> None:
         lines.append(f"# shares: {' '.join(options.shares)}")
     for name, version in sorted(versions.items()):
         lines.append(" ".join([f"{name}=={version}", *(f"--hash=sha256:{digest}" for digest in sorted(hashes[name]))]))
-    write_file(LOCKS / f"{options.name}.txt", "\n".join(lines) + "\n")
+    write_file(options.folder / f"{options.name}.txt", "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
