@@ -1,7 +1,7 @@
 """What an artifact computes with, counted in the artifact itself: an INT8 whose convolutions run in float is refused.
 
-Each file of `convert/` has a function `audit` for its format, which reads the file or the graph that its runtime
-executes, never the request.
+The files of `convert/` count with a function `audit`, of their own or of a format that they share, which reads the file
+or the graph that its runtime executes, never the request.
 """
 
 from __future__ import annotations

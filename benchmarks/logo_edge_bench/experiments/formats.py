@@ -47,7 +47,7 @@ from logo_edge_train.data.pool import data_inputs, stratified_sample
 from logo_edge_train.keys import artifact_key, versions
 from logo_edge_train.metrics import summarize, wilson_interval
 
-PRECISIONS = {  # of each format, as far as it has them
+PRECISIONS_OF_FORMAT = {  # of each format, as far as it has them
     "onnx": ("fp32", "fp16", "int8"),
     "openvino": ("fp32", "fp16", "int8"),
     "torchscript": ("fp32",),
@@ -59,7 +59,9 @@ PRECISIONS = {  # of each format, as far as it has them
     "coreml": ("fp16", "int8"),
     "tensorrt": ("fp32", "fp16", "int8"),
 }
-ROWS = {f"{kind} {precision}": (kind, precision) for kind, offered in PRECISIONS.items() for precision in offered}
+ROWS = {
+    f"{kind} {precision}": (kind, precision) for kind, offered in PRECISIONS_OF_FORMAT.items() for precision in offered
+}
 ASIDE = {"tflm": ".h", "coreml": ".onnx"}  # suffix of a file of the export that no program needs beside the others
 SPLITS = ("val", "calib", "test")
 EMULATE, ARM_CPU, ARM_S = ROOT / "tests" / "system" / "arm" / "emulate.py", "cortex-a76", 1200.0

@@ -52,8 +52,8 @@ def out(subject, tmp_path, monkeypatch) -> Path:
 
 
 def test_every_format_has_rows():
-    assert set(FORMATS) <= formats.PRECISIONS.keys()
-    assert {"executorch", "coreml"} <= formats.PRECISIONS.keys()
+    assert set(FORMATS) <= formats.PRECISIONS_OF_FORMAT.keys()
+    assert {"executorch", "coreml"} <= formats.PRECISIONS_OF_FORMAT.keys()
 
 
 def test_the_bundles_own_graph_agrees_with_itself_shares_its_calibration_and_gives_its_vectors(subject):
