@@ -65,6 +65,7 @@ ROWS = {
 ASIDE = {"tflm": ".h", "coreml": ".onnx"}  # suffix of a file of the export that no program needs beside the others
 SPLITS = ("val", "calib", "test")
 EMULATE, ARM_CPU, ARM_S = ROOT / "tests" / "system" / "arm" / "emulate.py", "cortex-a76", 1200.0
+# ExecuTorch 1.5.1 has a wheel for aarch64 (18 MB), but PyTorch's there is of CUDA: 484 MB, and gigabytes of libraries
 NOT_ON_ARM = dict.fromkeys(
     ("executorch", "torchscript"), "not run: it needs PyTorch, which is not among the wheels of the emulated core"
 )
