@@ -216,7 +216,8 @@ def test_an_environment_that_was_damaged_is_made_again(lock, cache, tmp_path, mo
         metadata = information.with_name("tiny_converter-0.9.dist-info") / "METADATA"
         metadata.write_text(metadata.read_text().replace("Version: 1.0", "Version: 0.9"))
     assert convert(lock, tmp_path, WORKS)["operators"] == 3
-    assert [path.name for path in (tmp_path / "cache" / "converters").iterdir()] == [python.parents[1].name]
+    names = [sorted(path.name for path in (folder / "converters").iterdir()) for folder in (cache, tmp_path / "cache")]
+    assert names[0] == names[1], "nothing is left of the damaged one"
 
 
 def test_a_lock_has_the_hashes_of_the_systems_that_have_wheels(monkeypatch):
