@@ -47,7 +47,7 @@ setup: .stamps/full  ## Create the full environment in .venv
 
 data: .stamps/data  ## Fetch and render the project's logos into the cache
 
-train: .stamps/full  ## Train the teachers (`full`: after a search): make train [DATA=folder or labels] [RECIPE=smoke|cpu|shipped|full]
+train: .stamps/full  ## Train the teachers (`full`: after a search): make train [DATA=folder or labels] [RECIPE=smoke|own|cpu|shipped|full]
 	$(if $(SEARCH),$(EDGE) search --recipe "$$RECIPE" --out "$(RUN)" $(FROM_DATA))
 	$(EDGE) train --recipe "$(if $(SEARCH),$(RUN)/search/derived.toml,$$RECIPE)" --out "$(RUN)" $(FROM_DATA)
 

@@ -105,6 +105,15 @@ class Plain(nn.Module):
         return self.layers(normalise(pixels))
 
 
+@pytest.mark.parametrize(("least_steps", "epochs"), [(0, 3), (18, 3), (19, 4), (36, 6)])
+def test_few_logos_are_shown_more_often_until_the_fit_has_its_least_steps(logos, tmp_path, least_steps, epochs):
+    config = replace(CONFIG, least_steps=least_steps)
+    _, history = fit_logos(logos, tmp_path / "state", config=config)
+    assert len(logos.split("train")) // CONFIG.batch_size == 6
+    assert len(history) == epochs
+    assert len(fit_logos(logos, tmp_path / "state", config=config)[1]) == epochs, "resumed, not lengthened again"
+
+
 def interpret(monkeypatch, backend: str = "eager") -> list[nn.Module]:
     """The list of modules compiled from now on, by a fast backend that runs the traced graphs."""
     compiled, compile_ = [], torch.compile
@@ -547,6 +556,8 @@ def test_an_estimate_is_the_pace_of_the_second_epoch_times_all_steps():
     assert estimate.seconds == pytest.approx(7 + 6 * (200 / 20 + 1) + 3 * 1)
     slower = extrapolate("a", reports, FitConfig(epochs=6, batch_size=10), 205, growth=2.0)
     assert slower.seconds == pytest.approx(7 + 6 * (200 / 20 + 2)), "an evaluation of twice as many logos"
+    longer = extrapolate("a", reports, FitConfig(epochs=6, least_steps=150, batch_size=10), 205)
+    assert (longer.epochs, longer.seconds) == (8, pytest.approx(7 + 8 * (200 / 20 + 1)))
 
 
 def test_jobs_side_by_side_end_with_the_last_of_them():

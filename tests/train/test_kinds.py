@@ -103,6 +103,16 @@ def test_nothing_is_mirrored_where_a_class_is_a_direction(manifest):
     assert settle_kind(AugmentConfig(), manifest).photo.p_mirror == AugmentConfig().photo.p_mirror > 0
 
 
+def test_no_colour_is_changed_where_a_class_is_a_colour(manifest):
+    named = {"a": "red", "b": "Dark blue"}
+    colours = replace(manifest, rows=tuple(replace(row, label=named[row.label]) for row in manifest.rows))
+    settled, plain = settle_kind(AugmentConfig(), colours), settle_kind(AugmentConfig(), manifest)
+    changes = lambda config: (config.p_colour, config.p_background, config.photo.p_colour)  # noqa: E731
+    assert changes(settled) == (0.0, 0.0, 0.0)
+    assert min(changes(plain)) > 0.0
+    assert settle_kind(AugmentConfig(kind="photo"), colours).p_colour == AugmentConfig().p_colour, "its own"
+
+
 def test_a_photograph_is_cropped_and_mirrored_and_keeps_its_shape_and_its_frame():
     config = AugmentConfig(kind="photo", p_background=1.0, **PLAIN)
     augmentation = make_augmentation(config, CONTRACT)
@@ -216,7 +226,8 @@ def test_a_training_settles_the_kind_and_its_run_records_it(manifest, tmp_path, 
 
 
 @pytest.mark.parametrize(("own", "expected"), [("auto", "photo"), ("document", "document")])
-def test_a_student_learns_from_views_of_its_teachers_kind(manifest, tmp_path, monkeypatch, own, expected):
+@pytest.mark.parametrize("classes", [("a", "b"), ("red", "blue")])
+def test_a_student_learns_from_views_of_its_teachers_kind(manifest, tmp_path, monkeypatch, own, expected, classes):
     monkeypatch.setattr(distillation, "PictureDataset", stop)
     recipe = recipe_from_dict(
         {
@@ -224,7 +235,7 @@ def test_a_student_learns_from_views_of_its_teachers_kind(manifest, tmp_path, mo
             "distill": {"augment": {"kind": own}, "use_unlabelled": False},
         }
     )
-    run = SimpleNamespace(recipe=recipe, classes=("a", "b"), folder=tmp_path, multi_label=False)
+    run = SimpleNamespace(recipe=recipe, classes=classes, folder=tmp_path, multi_label=False)
     network = SimpleNamespace(to=lambda device: None)
     monkeypatch.setattr(distillation, "open_teacher", lambda *args: None)
     with pytest.raises(Stopped) as stopped:
@@ -244,4 +255,5 @@ def test_a_student_learns_from_views_of_its_teachers_kind(manifest, tmp_path, mo
         )
     augment = stopped.value.args[1]["augment"]
     assert augment.kind == expected
+    assert (augment.p_colour == 0) == (own == "auto" and classes == ("red", "blue"))
     assert (augment.photo.p_mirror == 0.0) == (own == "auto"), "with the teachers' kind come their strengths"

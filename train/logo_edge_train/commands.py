@@ -493,7 +493,10 @@ def apply(
 def train_command(
     source: Path | None = DATA,
     recipe: str = typer.Option(
-        "cpu", "--recipe", callback=known_recipe, help="smoke, cpu, shipped, full, robust, or the path of a TOML file."
+        "cpu",
+        "--recipe",
+        callback=known_recipe,
+        help="smoke, own, cpu, shipped, full, robust, or the path of a TOML file.",
     ),
     out: Path | None = typer.Option(None, "--out", metavar="DIR", help="The run's folder. Default: runs/RECIPE."),
     override: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="Override, e.g. train.fit.epochs=5."),

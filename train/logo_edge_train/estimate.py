@@ -118,7 +118,7 @@ def _try_teachers(
 
 def _trial_fit(config: LoopConfig) -> LoopConfig:
     """Two epochs, the second in the main phase, which is the slowest one: the estimate is an upper bound."""
-    return replace(config, epochs=2, phases=PhasesConfig())
+    return replace(config, epochs=2, least_steps=0, phases=PhasesConfig())
 
 
 def trial_images(batch_size: int, device: torch.device) -> int:
@@ -153,15 +153,17 @@ def extrapolate(
     overhead_s = growth * (second_s - first_s - seen / epoch["images_per_s"])
     start_s = max(0.0, first_s - start - (second_s - first_s))
     batch_size = min(config.batch_size, images)
-    epoch_s = images // batch_size * batch_size / epoch["images_per_s"] + overhead_s
+    epoch_steps = images // batch_size
+    epochs = config.fitted_epochs(epoch_steps) if isinstance(config, LoopConfig) else config.epochs
+    epoch_s = epoch_steps * batch_size / epoch["images_per_s"] + overhead_s
     return StageEstimate(
         name,
-        config.epochs,
-        images // batch_size,
+        epochs,
+        epoch_steps,
         epoch["images_per_s"],
         epoch.get("data_wait"),
         epoch.get("gpu_utilisation"),
-        start_s + config.epochs * epoch_s + evaluations * overhead_s,
+        start_s + epochs * epoch_s + evaluations * overhead_s,
     )
 
 

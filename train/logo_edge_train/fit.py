@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -81,6 +82,7 @@ def fit(
         network.checkpoint_gradients()
     batch_size = _shareable_batch(config, len(dataset))  # over all ranks
     steps = len(dataset) // batch_size
+    config = replace(config, epochs=config.fitted_epochs(steps))
     schedule = Schedule(network, config, steps, len(read_history(state)))
     adaptive = objective if isinstance(objective, nn.Module) else None
     key = artifact_key({}, {"work": key, "fit": config, "seed": seed}, {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated, ClassVar, Literal, get_args
@@ -188,11 +189,13 @@ class PhasesConfig:
 class LoopConfig:
     """Settings of every fit. The learning rate is per step of `batch_size` images and decays by a cosine to 0.
 
+    Few images are shown in more than `epochs` epochs, until the fit has `least_steps` steps (`fitted_epochs`).
     `accumulate` splits each batch into that many parts, which pass one after another before a step; this saves memory.
     The ClassVars are constants for stages that do not have these switches.
     """
 
     epochs: Count = 20
+    least_steps: CountOrZero = 0
     batch_size: Count = 32
     learning_rate: Positive = 5e-4
     weight_decay: NotNegative = 0.05
@@ -206,6 +209,10 @@ class LoopConfig:
     grad_checkpointing: ClassVar[bool] = False
     amp: ClassVar[str] = "off"
     compile: ClassVar[bool] = False
+
+    def fitted_epochs(self, steps: int) -> int:
+        """The epochs of a fit whose epochs have that many steps."""
+        return max(self.epochs, math.ceil(self.least_steps / steps))
 
 
 @dataclass(frozen=True)

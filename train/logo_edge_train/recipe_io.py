@@ -33,7 +33,7 @@ def find_recipe(name_or_path: str) -> Path:
 
 
 def load_recipe(name_or_path: str, overrides: tuple[str, ...] = (), *, used: tuple[str, ...] = ()) -> Recipe:
-    """The recipe of that name (smoke, cpu, shipped, full, robust) or TOML file, with `section.key=value` overrides.
+    """The recipe of that name (smoke, own, cpu, shipped, full, robust) or TOML file, with overrides section.key=value.
 
     `used` are the sections that the caller reads; (): all. Raises RecipeError for a missing file, for an override of an
     unused section, and as `recipe_from_dict` does.

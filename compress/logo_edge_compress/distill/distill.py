@@ -47,6 +47,7 @@ from logo_edge_train.keys import (
     versions,
 )
 from logo_edge_train.models import LogoNetwork, has_imagenet_weights, is_sized
+from logo_edge_train.organize.kinds import spare_classes
 from logo_edge_train.parallel import count_cores
 from logo_edge_train.recipe import Architecture, DistillConfig
 from logo_edge_train.resources import return_memory
@@ -206,6 +207,7 @@ def fit_to_teachers(
     augment, theirs = config.augment, run.recipe.train.augment
     if augment.kind == "auto":
         augment = replace(augment, kind=theirs.kind, photo=theirs.photo, document=theirs.document)
+        augment = spare_classes(augment, run.classes)
     soft_targets = SoftTargets(networks, contracts, contract, config, ask=not gpu, multi_label=run.multi_label)
     with telling_reads(report, name, len(rows) + len(outliers) + len(manifest.split("val"))):
         dataset = PictureDataset(

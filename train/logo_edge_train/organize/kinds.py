@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -27,6 +28,10 @@ LEAST_LINES = 6  # edges of dark strokes along the mean column of a page
 LEAST_MARKS = 20  # separate dark strokes on a page
 LEAST_PAPER, MOST_TINT, PAPER_SHARE = 160, 40, 0.7  # its grey level, its saturation, its share of the page
 DIRECTIONS = {"left", "right", "clockwise", "counterclockwise", "anticlockwise", "mirrored"}
+COLOURS = set(
+    "red orange yellow green blue purple violet pink brown black white grey gray cyan magenta turquoise beige gold "
+    "silver".split()
+)
 
 Augment = TypeVar("Augment", bound=AugmentConfig)
 
@@ -79,14 +84,27 @@ def count_kinds(manifest: Manifest) -> Counter[str]:
 def settle_kind(augment: Augment, manifest: Manifest) -> Augment:
     """The augmentation with its kind of picture: its own or, for auto, the most frequent one of `count_kinds`.
 
-    Photographs of a proposed kind are not mirrored if a class is named after a direction.
+    Views of a proposed kind `spare_classes`.
     """
     if augment.kind != "auto":
         return augment
     kind = count_kinds(manifest).most_common(1)[0][0]
-    words = {word for name in manifest.classes for word in re.split(r"[\W_]+", name.lower())}
-    photo = replace(augment.photo, p_mirror=0.0) if words & DIRECTIONS else augment.photo
-    return replace(augment, kind=kind, photo=photo)
+    return spare_classes(replace(augment, kind=kind), manifest.classes)
+
+
+def spare_classes(augment: Augment, classes: Iterable[str]) -> Augment:
+    """The augmentation without operations that would change a class, as far as the classes' names tell.
+
+    Photographs are not mirrored if a class is named after a direction. No view has another hue, saturation or
+    background colour if a class is named after a colour.
+    """
+    words = {word for name in classes for word in re.split(r"[\W_]+", name.lower())}
+    if words & DIRECTIONS:
+        augment = replace(augment, photo=replace(augment.photo, p_mirror=0.0))
+    if words & COLOURS:
+        scenes = {name: replace(getattr(augment, name), p_colour=0.0) for name in (PHOTO, DOCUMENT)}
+        augment = replace(augment, p_colour=0.0, p_background=0.0, **scenes)
+    return augment
 
 
 def describe_kinds(counts: Counter[str]) -> str:
