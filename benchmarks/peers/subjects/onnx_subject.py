@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from by_hand import ByHand, letterbox, softmax
+from by_hand import ByHand, letterbox, sigmoid, softmax
 
 
 def load(labels: list[str], model: str, about: str, threads: int) -> Onnx:
@@ -21,6 +21,7 @@ class Onnx(ByHand):
         options.intra_op_num_threads = threads
         self.session = onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
         self.path, self.size = path, about["size_px"]
+        self.activate = sigmoid if about.get("multi_label") else softmax
 
     def describe(self) -> dict:
         return {
@@ -36,4 +37,4 @@ class Onnx(ByHand):
         return ((np.asarray(square, np.float32) - 127.0) / 128.0).transpose(2, 0, 1)[None]
 
     def classify(self, planes: np.ndarray) -> np.ndarray:
-        return softmax(self.session.run(None, {"planes": planes})[0])
+        return self.activate(self.session.run(None, {"planes": planes})[0])
