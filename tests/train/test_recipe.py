@@ -270,7 +270,7 @@ def test_checking_networks_draws_no_random_numbers():
 
 
 def test_an_unknown_recipe_is_refused_with_the_known_ones():
-    with pytest.raises(RecipeError, match="expected one of cpu, full, robust, shipped, smoke"):
+    with pytest.raises(RecipeError, match="expected one of cpu, full, own, robust, shipped, smoke"):
         load_recipe("quick")
 
 

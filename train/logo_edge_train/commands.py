@@ -532,9 +532,9 @@ def train_command(
     console = None if distributed.is_main() else Console(quiet=True)
     with resumable(), follow(folder, asdict(chosen), track, console) as (report, _):
         run = train_ensemble(manifest, chosen, folder, device=rank_device, report=report)
-    metrics = run.record["metrics"]["val"]
+    metrics, count = run.record["metrics"]["val"], len(run.record["members"])
     distributed.on_main(typer.echo)(
-        f"{folder}: {len(run.record['members'])} teachers, together {metrics['accuracy']:.1%} on val "
+        f"{folder}: {count} teacher{'s, together' * (count > 1)}: {metrics['accuracy']:.1%} on val "
         f"({metrics['accuracy_sure']:.1%} on sure, worst class {metrics['worst_recall']:.1%}). "
         f"Next: logo-edge compress {folder}"
     )
