@@ -23,6 +23,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
+from types import ModuleType
 from typing import Annotated
 
 import numpy as np
@@ -37,6 +38,7 @@ from logo_edge_bench.processes import Worker, median_ms, settle
 from logo_edge_bench.systems import System
 from logo_edge_train.data.manifest import SPLITS, Manifest, read_manifest, targets_of
 from logo_edge_train.evaluate import ensemble_logits
+from logo_edge_train.keys import data_hash, row_hashes
 from logo_edge_train.metrics import (
     Figure,
     average_precision,
@@ -80,7 +82,7 @@ def measure(
         if system == ULTRALYTICS and manifest.multi_label:
             keep_row(out, name, system, {"not_measured": "its classifier gives one label an image"})
             continue
-        with timed(folder / "seconds.json"):
+        with timed(folder / "time.json"):
             if system == OURS:
                 train_ours(manifest_path, folder, recipe)
             elif system == TIMM:
@@ -122,39 +124,30 @@ def train_timm(manifest: Path, folder: Path, size_px: int, epochs: int) -> None:
 
 
 def train_ultralytics(manifest: Manifest, folder: Path, size_px: int, epochs: int) -> None:
-    """Trains benchmarks/peers/yolo.py on flat copies of train and val; all data sets share its environment."""
-    peer, yolo = import_peer(size_px)
-    flat = folder / "flat"
-    jobs = [
-        (str(path), str(flat / split / row.label / f"{index:04d}.png"))
-        for split in peer.SPLITS
-        for index, row in enumerate(manifest.split(split))
-        for path in [manifest.image_path(row)]
-    ]
-    for source, target in jobs:
-        if not Path(target).exists():
-            peer.write_flat(source, Path(target))
-    shared = folder.parents[1] / "environment"
-    shared.mkdir(exist_ok=True)
-    if not (folder / "environment").exists():
-        (folder / "environment").symlink_to(shared.absolute(), target_is_directory=True)
-    yolo.train(peer.Data(flat, manifest.classes, str(len(jobs))), folder, epochs)
+    """Trains benchmarks/peers/yolo.py on flat copies of train and val."""
+    peer, yolo = import_peer()
+    flat = folder.parent / "flat"
+    for split in peer.SPLITS:
+        for index, row in enumerate(manifest.split(split)):
+            if not (target := flat / split / row.label / f"{index:04d}.png").exists():
+                peer.write_flat(manifest.image_path(row), target)
+    digest = data_hash(row_hashes(manifest, manifest.rows))
+    yolo.train(peer.Data(flat, manifest.classes, digest, size_px), folder, epochs)
 
 
-def import_peer(size_px: int):
-    """The modules peer and yolo of benchmarks/peers, for networks of that input size."""
+def import_peer() -> tuple[ModuleType, ModuleType]:
+    """The modules peer and yolo of benchmarks/peers."""
     if str(PEERS) not in sys.path:
         sys.path.append(str(PEERS))
     import peer
     import yolo
 
-    yolo.SIZE_PX = size_px
     return peer, yolo
 
 
 def describe(system: str, manifest: Manifest, folder: Path, recipe: str, epochs: int | None) -> dict:
     """The figures of a trained system, from the probabilities that its users get, on val and test."""
-    seconds = json.loads((folder / "seconds.json").read_text(encoding="utf-8"))
+    seconds = json.loads((folder / "time.json").read_text(encoding="utf-8"))
     subject = system_of(system, folder)
     row = {
         "images": {split: len(manifest.split(split)) for split in SPLITS},
@@ -234,8 +227,7 @@ def system_of(system: str, folder: Path) -> System:
     if system == TIMM:
         options = {"model": str(folder / "fp32.onnx"), "about": str(folder / "model.json"), "threads": 1}
         return System(TIMM, str(PEERS / "subjects" / "onnx_subject.py"), options)
-    begun = json.loads((folder / "begun.json").read_text(encoding="utf-8"))
-    _, yolo = import_peer(begun["size_px"])
+    _, yolo = import_peer()
     return yolo.systems(folder, 1)[1]  # its ONNX
 
 
