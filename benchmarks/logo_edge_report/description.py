@@ -163,7 +163,7 @@ def splits_section(manifest: Manifest, description: Description) -> Section:
             + _listed(f"{name} ({'/'.join(map(str, shares))})" for name, (shares, _) in uneven.items())
             + "."
         )
-    sentences = sentences or ["Every class has images in every split, and no group of copies is divided."]
+    sentences = sentences or ["Every class has images in every split, and no group is divided."]
     head = ("split", "used", "images", "share", "groups", "smallest class")
     exhibits = [Exhibit("Splits", " ".join(sentences), table=Table(head, rows))]
     if limits := describe_limits(manifest, CalibrateConfig()):

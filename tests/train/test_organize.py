@@ -439,7 +439,7 @@ def test_split_folders_are_kept_and_what_has_no_folder_comes_from_train(tmp_path
     assert report.counts["calib"] == {"cat": 2, "dog": 2}
     assert len(report.split_groups) == 1
     assert any(
-        line.startswith("1 Warning: copies that you put into different splits") for line in describe_report(report)
+        line.startswith("1 Warning: groups that you put into different splits") for line in describe_report(report)
     )
 
 

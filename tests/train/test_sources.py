@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import unicodedata
+from collections import defaultdict
 from pathlib import Path
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
@@ -230,7 +231,7 @@ def test_rows_without_a_list_among_lists_are_said_and_tables_of_two_kinds_are_re
     (tmp_path / "tables").mkdir()
     parquet.write_table(lists, tmp_path / "tables" / "1.parquet")
     for _ in ("extracted now", "read from the cache"):
-        placed, skipped = read_source(tmp_path / "tables")
+        placed, skipped = read_source(tmp_path / "tables" / "1.parquet")
         assert [(image.path.name, image.labels) for image in placed] == [("3.0.png", ("a", "b")), ("1.png", ())]
         assert [(file.path.name, file.reason[:26]) for file in skipped] == [
             ("unknown.png", "its row has no list of lab")
@@ -389,7 +390,36 @@ def test_a_copy_without_a_split_does_not_leak_an_image_of_test_into_train(tmp_pa
     splits = {Path(row.icon).stem: row.split for row in read_manifest(tmp_path / "m.csv").rows}
     assert (splits["of test"], splits["of train"]) == (splits["19"], splits["0"]) == ("test", "train")
     assert (report.unsplit, report.joined, report.split_groups) == (1, 1, ())
-    assert "1 without a split, copies of an image of val, calib or test and used there" in describe_report(report)
+    assert "1 without a split, in a group of val, calib or test and used there" in describe_report(report)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("exact", [False, True])
+def test_images_of_one_group_of_the_source_are_in_one_split_though_they_look_different(tmp_path, suffix, exact):
+    rows = []
+    for at in range(80):  # two classes of ten products, each on four different pictures
+        draw_mark(at, size_px=40).save(tmp_path / f"{at}.png")
+        rows.append({"path": f"{at}.png", "label": ("cat", "dog")[at % 2], "Group": f" {at // 8}{at % 2} "})
+    rows.append({"path": "0.png", "label": "cat", "Group": "another"})
+    source = tmp_path / f"mine{suffix}"
+    if suffix == ".csv":
+        write_text(source, "".join(map(csv_line, [rows[0], *(row.values() for row in rows)])))
+    else:
+        parquet = pytest.importorskip("pyarrow.parquet")
+        rows = [{**row, "group": row["Group"]} for row in rows]
+        parquet.write_table(pytest.importorskip("pyarrow").Table.from_pylist(rows), source)
+    report = organize_images(source, tmp_path / "m.csv", exact_copies=exact)
+    (twice,) = report.skipped
+    assert (twice.path.name, twice.reason) == ("0.png", "2 groups ('00', 'another'); expected one")
+    splits, groups = defaultdict(set), defaultdict(set)
+    for row in read_manifest(tmp_path / "m.csv").rows:
+        product = rows[int(Path(row.icon).stem)]["Group"]
+        splits[product].add(row.split)
+        groups[row.group].add(product)
+    assert len(groups) == report.groups == 20
+    assert all(len(names) == 1 for names in (*splits.values(), *groups.values()))
+    assert {split for (split,) in splits.values()} == {"train", "val", "calib", "test"}
+    assert not report.limits, "groups of the source count for no limit of copies"
 
 
 def test_a_label_file_that_lies_in_a_folder_reaches_no_image_elsewhere(pictures):

@@ -50,8 +50,8 @@ DATA = typer.Option(
     None,
     "--data",
     metavar="PATH",
-    help="A manifest, a folder of images, or a file of labels: CSV path,label[,split], COCO, CVAT, Label Studio, "
-    "Parquet. Default: the project's own logos.",
+    help="A manifest, a folder of images, or a file of labels: CSV path,label[,split][,group], COCO, CVAT, Label "
+    "Studio, Parquet. Default: the project's own logos.",
 )
 DEVICE = typer.Option("auto", "--device", help="auto, cpu or cuda.")
 AS_JSON = typer.Option(False, "--json", help="Print JSON.")
@@ -147,8 +147,9 @@ def where(
 @data.command(
     help="Write a manifest of a folder of images or a file of labels: labels, groups of copies, splits.\n\n"
     "DATA is a folder with a subfolder for each class, a folder of unlabelled images (whose labels are proposed), a "
-    "CSV path,label[,split] (or path,labels[,split]: several labels or none, separated by |), an export of COCO, CVAT "
-    "for images 1.1 or Label Studio (JSON), a Parquet file, or a folder of one of these or of Hugging Face datasets."
+    "CSV path,label[,split][,group] (images of one group share a split; labels for label: several or none, separated "
+    "by |), an export of COCO, CVAT for images 1.1 or Label Studio (JSON), a Parquet file, or a folder of one of these "
+    "or of Hugging Face datasets."
 )
 def organize(
     source: Path = typer.Argument(..., metavar="DATA", help="A folder of images, or a file of labels."),

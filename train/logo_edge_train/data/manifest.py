@@ -139,7 +139,7 @@ def read_manifest(path: str | os.PathLike, renders: Path | None = None) -> Manif
             if missing:
                 raise DatasetError(
                     f"{path}: no column {', '.join(sorted(missing))}; expected {_columns()} (or, for --data, a CSV of "
-                    "your own images: path, label and perhaps split)"
+                    "your own images: path, label and perhaps split and group)"
                 )
             if {"label", "labels"} <= set(reader.fieldnames or ()):
                 raise DatasetError(f"{path}: found the columns label and labels; expected one of them")

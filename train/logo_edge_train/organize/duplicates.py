@@ -75,20 +75,21 @@ def group_copies(
     looks: Sequence[Look],
     classes: Sequence[str],
     digests: Sequence[str],
+    given: Sequence[str] = (),
     *,
     exact: bool = False,
     tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> Groups:
     """The groups of images that a chain of copies connects; with `exact`, only equal files are copies.
 
+    Images with the same name in `given` are connected too; an empty name connects none.
     `digests` are the files' hashes: equal files are always copies. Other images are copies if the differences of their
     shapes, hashes and looks are below the limits; the limit for looks is the smaller of their two classes' limits.
     `tick` is told how many pairs of how many are compared.
     """
-    first_of = {}
-    equal = [(first_of.setdefault(digest, index), index) for index, digest in enumerate(digests)]
+    equal, named = _pairs_of_equal(digests), _pairs_of_equal(given)
     if exact or not looks:
-        return Groups(_connect(len(digests), equal).tolist(), dict.fromkeys(sorted(set(classes)), 0.0))
+        return Groups(_connect(len(digests), [*equal, *named]).tolist(), dict.fromkeys(sorted(set(classes)), 0.0))
     names, codes = np.unique(np.array(classes, object).astype(str), return_inverse=True)
     near = _NearPairs(codes, len(names))
     every = len(looks) * (len(looks) + 1) // 2
@@ -105,8 +106,15 @@ def group_copies(
             and not _in_a_gap(near.count(code, limit[code]), near.count(code, 2 * limit[code]), firsts[codes == code])
         ]
         if not crowded:
+            firsts = _connect(len(looks), [*enumerate(firsts.tolist()), *named])  # named ones count for no limit
             return Groups(firsts.tolist(), dict(zip(names.tolist(), limit.tolist(), strict=True)))
         limit[crowded] /= 2
+
+
+def _pairs_of_equal(names: Sequence[str]) -> list[tuple[int, int]]:
+    """The index of the first of each name and of each with that name; an empty name has no pair."""
+    first_of: dict[str, int] = {}
+    return [(first_of.setdefault(name, index), index) for index, name in enumerate(names) if name]
 
 
 class _NearPairs:

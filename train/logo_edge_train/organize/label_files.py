@@ -1,7 +1,7 @@
-"""Reads label files: one reader for each format, which yields the name, label and split of each image.
+"""Reads label files: one reader for each format, which yields the name, label, split and group of each image.
 
-CSV (`path,label[,split]` or, multi-label, `path,labels[,split]`), COCO (JSON), Label Studio (JSON) and CVAT for images
-1.1 (XML). An image with several labels is yielded once with each.
+CSV (`path,label[,split][,group]` or, multi-label, `path,labels[,split][,group]`), COCO (JSON), Label Studio (JSON) and
+CVAT for images 1.1 (XML). An image with several labels is yielded once with each.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from xml.etree import ElementTree
 
 from logo_edge.errors import DatasetError
-from logo_edge.names import alike, split_names
+from logo_edge.names import alike, cleaned, split_names
 from logo_edge.tables.find import RASTER_SUFFIXES
 from logo_edge_train.csv_table import CsvTable
 from logo_edge_train.organize.placed_images import SPLIT_NAMES
@@ -26,7 +26,7 @@ UPLOADED = re.compile("[0-9a-f]{8}-(?=.)")  # Label Studio puts it before the na
 
 
 class NamedLabel(NamedTuple):
-    """A label of an image as a file gives it; `label` and `split` are empty if it gives none.
+    """A label of an image as a file gives it; `label`, `split` and `group` are empty if it gives none.
 
     `name` is the image's path, mostly from the file's folder; `second_name` another one, if `name` does not exist.
     `several`: the file says itself that an image may have several labels or none. `seen`: somebody looked at the image,
@@ -39,11 +39,13 @@ class NamedLabel(NamedTuple):
     second_name: str = ""
     several: bool = False
     seen: bool = True
+    group: str = ""
 
 
 def read_csv(path: Path) -> Iterator[NamedLabel]:
-    """The rows of a CSV with the columns path, label and perhaps split, separated by commas, semicolons or tabs.
+    """The rows of a CSV with the columns path, label and perhaps split and group.
 
+    Commas, semicolons or tabs separate them. Images of one group, such as photographs of one product, share a split.
     A column labels in place of label holds any number of labels, separated by `|` (`names.join_names`).
     """
     with path.open(newline="", encoding="utf-8-sig") as file:  # -sig: spreadsheets write a byte order mark
@@ -55,19 +57,19 @@ def read_csv(path: Path) -> Iterator[NamedLabel]:
         if "path" not in columns or ("label" in columns) == several:
             raise DatasetError(
                 f"{path}: found the columns {', '.join(columns) or 'none'}; expected path, label (or labels, if an "
-                "image may have several or none) and perhaps split"
+                "image may have several or none) and perhaps split and group"
             )
         for row in reader:
-            name, label, split = (
+            name, label, split, group = (
                 (row[columns[key]] if key in columns else "") or ""
-                for key in ("path", "labels" if several else "label", "split")
+                for key in ("path", "labels" if several else "label", "split", "group")
             )
             if split.strip() and alike(split) not in SPLIT_NAMES:
                 raise DatasetError(
                     f"{path}, line {reader.line_num}: split is {split!r}; expected train, val, calib, test or nothing"
                 )
             for own in (split_names(label) or ("",)) if several else (label,):
-                yield NamedLabel(name, own, SPLIT_NAMES.get(alike(split), ""), several=several)
+                yield NamedLabel(name, own, SPLIT_NAMES.get(alike(split), ""), several=several, group=cleaned(group))
 
 
 def read_json(path: Path) -> Iterator[NamedLabel]:

@@ -98,9 +98,10 @@ def organize_images(
 
     `sources.read_source` gives labels and splits. Images without a label, such as those directly in a folder, get a
     proposed label if every class is a class of the labelling guide (or there is none), and are only reported otherwise.
-    Copies share a group (`duplicates.group_copies`; only equal files with `exact_copies`), and no group is in two
-    splits, except where the source gives the split: such images never move. `small_classes` decides on classes of fewer
-    than four groups, or without an image in a split that needs it: stop, leave out, or merge into the class MERGED.
+    Copies (`duplicates.group_copies`; only equal files with `exact_copies`) and images of one group of the source share
+    a group. No group is in two splits, except where the source gives the split: such images never move. `small_classes`
+    decides on classes of fewer than four groups, or without an image in a split that needs it: stop, leave out, or
+    merge into the class MERGED.
     Everything that is skipped is listed in `skipped_file(manifest_path)`. With `multi_label`, or a CSV with the column
     labels, an image may have several labels or none, `small_classes` decides on labels, and merging is not possible.
 
@@ -148,9 +149,7 @@ def organize_images(
     names = [_icon_name(image.path, manifest_path.resolve().parent) for image, _ in images]
     with stage_bar("Comparing") as tick:
         groups = group_copies(
-            [look.look for _, look in images],
-            [image.label for image, _ in images],
-            [look.digest for _, look in images],
+            *zip(*((look.look, image.label, look.digest, image.group) for image, look in images), strict=True),
             exact=exact_copies,
             tick=tick,
         )
@@ -251,7 +250,7 @@ def describe_report(report: OrganizeReport) -> list[str]:
     names = ", ".join(path.name for path in report.label_files) or "their folders"
     lines = [
         f"{report.labelled} labelled by {names}, {report.proposed} by proposal ({report.proposed_sure} sure)",
-        f"{report.groups} groups; {report.near_duplicates} copies kept in the split of the first of their group",
+        f"{report.groups} groups; {report.near_duplicates} further images of a group are in its split",
     ]
     if report.kinds:
         lines.append(describe_kinds(report.kinds))
@@ -264,10 +263,10 @@ def describe_report(report: OrganizeReport) -> list[str]:
     remarks = {
         "left out by balancing": report.left_out,
         "without a split, used as train": report.unsplit,
-        "without a split, copies of an image of val, calib or test and used there": report.joined,
+        "without a split, in a group of val, calib or test and used there": report.joined,
         "without a label, left out": [str(path) for path in report.unlabelled],
-        "copies under different labels, have a look": list(report.mixed_groups),
-        "Warning: copies that you put into different splits; they are kept there, and figures on those splits "
+        "groups under different labels, have a look": list(report.mixed_groups),
+        "Warning: groups that you put into different splits; they are kept there, and figures on those splits "
         "are too good": list(report.split_groups),
         "classes below the target": [f"{label}: {count}" for label, count in report.below_target.items()],
         "classes with too few images": [f"{label}: {count}" for label, count in report.small_classes.items()],
@@ -276,7 +275,7 @@ def describe_report(report: OrganizeReport) -> list[str]:
             for label, share in report.limits.items()
         ],
         f"classes whose splits are not {'/'.join(f'{share:.0%}'[:-1] for share in SPLIT_SHARES.values())}, since no "
-        "group of copies is divided (--exact-copies groups equal files only)": [
+        "group is divided (--exact-copies groups equal files only)": [
             f"{label}: {'/'.join(map(str, shares))}, the largest group has {largest} images"
             for label, (shares, largest) in report.uneven.items()
         ],
@@ -404,11 +403,11 @@ def _settle_few_groups(
     groups = groups_of_classes([c.row.label for c in candidates], [c.row.group for c in candidates])
     small = {label: len(names) for label, names in groups.items() if len(names) < len(SPLITS)}
     alone = mode == MERGE and set(small) == {MERGED}  # merging did not help
-    _refuse_small(folder, small, STOP if alone else mode, "different images, copies counted once", is_merged=alone)
+    _refuse_small(folder, small, STOP if alone else mode, "different images, each group counted once", is_merged=alone)
     if mode == MERGE:
         candidates = _merge(candidates, {*small, MERGED})
         if small and len({c.row.group for c in candidates if c.row.label == MERGED}) < len(SPLITS):
-            _refuse_small(folder, small, STOP, "different images, copies counted once", is_merged=True)
+            _refuse_small(folder, small, STOP, "different images, each group counted once", is_merged=True)
         return candidates, small
     return [c for c in candidates if c.row.label not in small], small
 
@@ -424,7 +423,7 @@ def _settle_few_labelled(
         for label in c.row.every_label:
             groups_of[label].add(c.row.group)
     small = {label: len(groups) for label, groups in sorted(groups_of.items()) if len(groups) < len(SPLITS)}
-    _refuse_small(folder, small, mode, "different images, copies counted once", is_merged=True)
+    _refuse_small(folder, small, mode, "different images, each group counted once", is_merged=True)
     return [_without_labels(c, small) for c in candidates], small
 
 

@@ -1,4 +1,4 @@
-"""Images with the label and split that their source gives, and files that are left out with the reason."""
+"""Images with the label, split and group that their source gives, and files that are left out with the reason."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NOT_UTF8 = "its name, or that of its folder, is not UTF-8, which a manifest hold
 
 @dataclass(frozen=True)
 class PlacedImage:
-    """An image with the label and split that its source gives; empty if it gives none.
+    """An image with the label, split and group that its source gives; empty if it gives none.
 
     `labels` is None unless an image may have several labels or none.
     """
@@ -35,6 +35,7 @@ class PlacedImage:
     path: Path
     label: str = ""
     split: str = ""
+    group: str = ""
     labels: tuple[str, ...] | None = None
 
     @property

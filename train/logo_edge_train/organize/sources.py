@@ -1,4 +1,4 @@
-"""The path, label and split of each image of any source: class folders, a label file or an export, or a table."""
+"""The path, label, split and group of each image of any source: class folders, a label file, an export or a table."""
 
 from __future__ import annotations
 
@@ -85,16 +85,16 @@ def _read_files(source: Path, files: list[Path], several: bool) -> tuple[list[Pl
         other = f"other annotations of images whose labels {OF_LABELS[0]}*.json give"
         skipped = {str(file): other for file in files if not file.name.startswith(OF_LABELS)}
         files = [file for file in files if str(file) not in skipped]
-    splits = {file: _split_in_name(file, source) if len(files) > 1 else "" for file in files}
+    split_of = {file: _split_in_name(file, source) if len(files) > 1 else "" for file in files}
     if is_table := files[0].suffix.lower() in SUFFIXES:
-        labels, left_out = extract_tables(splits)
+        labels, left_out = extract_tables(split_of)
         files, skipped = [labels], skipped | left_out
     root = source if source.is_dir() else source.parent.parent if source.parent.name == "annotations" else source.parent
-    named, labels_of, splits_of = NamedImages(root, closed=source.is_dir()), defaultdict(set), defaultdict(set)
-    seen = set()
+    named, seen = NamedImages(root, closed=source.is_dir()), set()
+    labels_of, splits_of, groups_of = defaultdict(set), defaultdict(set), defaultdict(set)
     for file in files:
         for row in read_labels(file):
-            split = row.split or splits.get(file, "")
+            split = row.split or split_of.get(file, "")
             path, reason = named.find(row, file.parent, split)
             if reason:
                 skipped[path] = reason
@@ -103,18 +103,20 @@ def _read_files(source: Path, files: list[Path], several: bool) -> tuple[list[Pl
             seen |= {path} if row.seen else set()
             labels_of[path] |= {cleaned(row.label)} - {""}
             splits_of[path] |= {split} - {""}
+            groups_of[path] |= {row.group} - {""}
     if source.is_dir() and not is_table:
         named_paths = set(map(os.path.realpath, (*labels_of, *skipped)))
         others = (path for path in walk_images(source) if os.path.realpath(path) not in named_paths)
         skipped |= dict.fromkeys(others, f"named by no row of {listed([file.name for file in files], most=2)}")
     placed = []
     for path, labels in labels_of.items():
-        for values, kind, advice in ((labels, "labels", MULTI_LABEL), (splits_of[path], "splits", "")):
+        splits, groups = splits_of[path], groups_of[path]
+        for values, kind, advice in ((labels, "labels", MULTI_LABEL), (splits, "splits", ""), (groups, "groups", "")):
             if len(values) > 1 and not (several and kind == "labels"):
                 skipped[path] = f"{len(values)} {kind} ({listed(sorted(values))}); expected one{advice}"
         if path in skipped:
             continue
-        image = PlacedImage(Path(path), next(iter(labels), ""), next(iter(splits_of[path]), ""))
+        image = PlacedImage(Path(path), *(next(iter(values), "") for values in (labels, splits, groups)))
         if several and (labels or path in seen):
             names = tuple(sorted(labels))
             image = replace(image, labels=names, label=join_names(names) or NO_LABELS)

@@ -23,7 +23,7 @@ ROWS = 16  # images in memory at a time
 
 
 def extract_tables(splits: Mapping[Path, str]) -> tuple[Path, dict[str, str]]:
-    """The label file path,label,split of these tables, and what is left out with the reason.
+    """The label file path,label,split,group of these tables, and what is left out with the reason.
 
     The images are written beside the file into the cache, once. Its column is `labels` if the tables have lists of
     labels; rows without a list are then left out. `splits`: table -> the split of its rows without one. The folder's
@@ -32,7 +32,7 @@ def extract_tables(splits: Mapping[Path, str]) -> tuple[Path, dict[str, str]]:
     """
     pyarrow = import_pyarrow()
     inputs = {f"{split} {path}": path for path, split in splits.items()}
-    folder = cache_folder() / "tables" / artifact_key(inputs, {"version": 2}, {})[:16]
+    folder = cache_folder() / "tables" / artifact_key(inputs, {"version": 3}, {})[:16]
     folder.parent.mkdir(parents=True, exist_ok=True)
     with changing(folder):
         if not (folder / LABELS).exists():
@@ -43,7 +43,7 @@ def extract_tables(splits: Mapping[Path, str]) -> tuple[Path, dict[str, str]]:
                         rows += (own := list(_extract(path, split, part, f"{at:03}")))
                     except (OSError, ValueError, LookupError, AttributeError, pyarrow.ArrowException) as error:
                         raise DatasetError(f"{path}: {error}; expected a readable Parquet or Arrow file") from error
-                    for _, label, _ in own:
+                    for _, label, *_ in own:
                         if label:
                             kinds.setdefault(isinstance(label, tuple), path)
                 if len(kinds) > 1:
@@ -52,13 +52,13 @@ def extract_tables(splits: Mapping[Path, str]) -> tuple[Path, dict[str, str]]:
                         "of one kind. Give each its own command, or make the labels lists"
                     )
                 several, left_out = True in kinds, {}
-                lines = [csv_line(("path", "labels" if several else "label", "split"))]
-                for number, (name, label, split) in enumerate(rows):
+                lines = [csv_line(("path", "labels" if several else "label", "split", "group"))]
+                for number, (name, label, split, group) in enumerate(rows):
                     if several and label is None:
                         left_out[name or f"row {number}"] = NO_LIST
                         continue
                     label = join_names(label) if isinstance(label, tuple) else label or ""
-                    lines.append(csv_line((name, label, split)))
+                    lines.append(csv_line((name, label, split, group)))
                 write_file(part / LEFT_OUT, json_text(left_out))
                 write_file(part / LABELS, "".join(lines))
                 part.rename(folder)
@@ -68,14 +68,15 @@ def extract_tables(splits: Mapping[Path, str]) -> tuple[Path, dict[str, str]]:
 
 def _extract(
     path: Path, split: str, folder: Path, prefix: str
-) -> Iterator[tuple[str, str | tuple[str, ...] | None, str]]:
-    """(path, label, split) of each row of a table, whose image is written into the folder; an empty path: no image.
+) -> Iterator[tuple[str, str | tuple[str, ...] | None, str, str]]:
+    """(path, label, split, group) of each row of a table; an empty path: no image. Images are written into
+    the folder.
 
     The label is a tuple if the table has lists of labels, None where the row has none.
     """
     schema, read_batches = _open(path)
     image_column, label_column, names = _columns(path, schema)
-    columns, number = [name for name in schema.names if name in (image_column, label_column, "split")], 0
+    columns, number = [name for name in schema.names if name in (image_column, label_column, "split", "group")], 0
     for batch in read_batches(columns):
         for row in batch.to_pylist():
             image, value, own = row[image_column], row[label_column], str(row.get("split") or "")
@@ -95,7 +96,8 @@ def _extract(
                 label = tuple(names[one] if names else str(one) for one in known)
             else:
                 label = None if value is None else str(value)
-            yield name, label, SPLIT_NAMES.get(alike(own), split)
+            group = row.get("group")
+            yield name, label, SPLIT_NAMES.get(alike(own), split), "" if group is None else str(group)
             number += 1
 
 
