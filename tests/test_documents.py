@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -15,9 +16,11 @@ from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
 import httpx
 import pytest
 import typer
+from PIL import Image
 from serving import running
 from tritonclient.utils import InferenceServerException
 
@@ -169,6 +172,8 @@ def folder(tmp_path, monkeypatch):
     shutil.copytree(DEFAULT_BUNDLE, tmp_path / "bundles/mine")
     subprocess.run([sys.executable, "-m", "logo_edge", "enroll", "acme", "a.png"], cwd=tmp_path, check=True)
     monkeypatch.chdir(tmp_path)
+    camera = SimpleNamespace(read=lambda: (True, cv2.imread(str(SAMPLES[2]))))
+    monkeypatch.setattr(cv2, "VideoCapture", lambda number: camera)
     return tmp_path
 
 
@@ -184,6 +189,14 @@ def test_python_runs(block, folder):
         return
     with running(create_app(Classifier.load())) as client:
         exec(block.replace("127.0.0.1:8000", f"127.0.0.1:{client.base_url.port}"), names)
+
+
+def test_a_frame_of_a_camera_is_classified_as_its_file_is(folder):
+    (block,) = blocks("python", "VideoCapture")
+    exec(block.values[0], names := {"__name__": "block"})
+    opaque = Image.open(SAMPLES[2]).convert("RGB")  # a drawing whose colours matter
+    expected = Classifier.load().classify(opaque).probabilities
+    assert names["result"].probabilities == pytest.approx(expected)
 
 
 # a service of one's own
@@ -210,6 +223,12 @@ def test_the_service_answers_and_refuses(service, folder):
     with running(service) as client:
         answer = client.post("/logo", content=(folder / "logo.png").read_bytes())
         assert answer.json()["label"] == Classifier.load().classify("logo.png").label
+        shown = json.loads(next(body for _, kind, body in BLOCKS if kind == "json" and '"best_guess"' in body))
+        sample = client.post("/logo", content=SAMPLES[1].read_bytes()).json()
+        shown = {
+            name: pytest.approx(value, abs=0.01) if isinstance(value, float) else value for name, value in shown.items()
+        }
+        assert sample == shown | {"probabilities": pytest.approx(shown["probabilities"], abs=0.01)}
         assert client.post("/logo", content=b"no image").status_code == 422
         assert client.post("/logo", content=bytes((4 << 20) + 1)).status_code == 413
 

@@ -28,7 +28,7 @@ def print_evaluation(evaluation: dict, console: Console | None = None) -> None:
         row(f"recall {label}", lambda s, label=label: s["recall"][label])
     for label in subjects[0]["precision"]:
         row(f"precision {label}", lambda s, label=label: s["precision"][label])
-    row("calibration error, corrected", lambda s: s["calibration_error_debiased"])
+    row("calibration error (RMS, bias-corrected)", lambda s: s["calibration_error_debiased"])
     table.add_row("plain ECE", *(f"{subject['ece']:.1%}" for subject in subjects))
     table.add_row("NLL, nats", *(f"{subject['nll']:.3f}" for subject in subjects))
     table.add_row("Brier", *(f"{subject['brier']:.3f}" for subject in subjects))

@@ -45,7 +45,10 @@ def summary_section(subjects: list[Evaluated], stages: list[dict], split: str) -
         ("accuracy, all", *(share(s.figures["accuracy"]) for s in subjects)),
         ("accuracy, sure", *(share(s.figures["accuracy_sure"]) for s in subjects)),
         *((f"recall of {label}", *(share(s.figures["recall"][label]) for s in subjects)) for label in first["recall"]),
-        ("calibration error, corrected", *(share(s.figures["calibration_error_debiased"]) for s in subjects)),
+        (
+            "calibration error (RMS, bias-corrected)",
+            *(share(s.figures["calibration_error_debiased"]) for s in subjects),
+        ),
         ("plain ECE", *(f"{s.figures['ece']:.1%}" for s in subjects)),
         ("NLL, nats", *(f"{s.figures['nll']:.3f}" for s in subjects)),
         ("Brier score", *(f"{s.figures['brier']:.3f}" for s in subjects)),
@@ -364,7 +367,7 @@ def _reliability(subject: Subject, before: dict, after: dict) -> Exhibit:
         )
     caption += (
         f"{subject.name} is {'over' if gap > 0 else 'under'}confident by {abs(gap) * 100:.1f} points on average, with "
-        f"a corrected calibration error of {share(error)}."
+        f"a calibration error (RMS, bias-corrected) of {share(error)}."
     )
     return Exhibit("Reliability", caption, (Panel("Accuracy against confidence", charts.reliability_diagram(curves)),))
 

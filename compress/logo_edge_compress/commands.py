@@ -280,8 +280,9 @@ def say_weaknesses(bundle: Bundle) -> None:
     help="""Make a verified artifact for another runtime from a bundle, or from the run that it was compressed from.
 
     A bundle holds one precision, mostly INT8; its run also has fp32, fp16 and TorchScript. Every artifact has the input
-    of the bundle, `pixels` (batch, S, S, 3) uint8 RGB, and returns `logits` before temperature. It is compared with its
-    parent on real images and written, with a JSON of hashes and figures, only if it agrees.
+    of the bundle, `pixels` (batch, S, S, C) uint8: C = 3, RGB, or more with detail planes. It returns `logits` before
+    temperature. It is compared with its parent on real images and written, with a JSON of hashes and figures, only if
+    it agrees.
 
     \b
     onnx         ONNX Runtime, anywhere

@@ -182,7 +182,7 @@ def print_stages(record: dict, console: Console | None = None) -> None:
         for name in slices[0]:
             table.add_row(f"{name}, all", *(_percent(part[name]["accuracy"]) for part in slices))
             table.add_row(f"{name}, sure", *(_percent(part[name]["accuracy_sure"]) for part in slices))
-        table.add_row("calibration error", *(_percent(part["calibration_error_debiased"]) for part in figures))
+        table.add_row("calibration error (RMS)", *(_percent(part["calibration_error_debiased"]) for part in figures))
         table.add_row("size MB", *(f"{stage['size_bytes'] / 1e6:.2f}" for stage in stages))
         table.add_row("p50 ms", *(f"{stage['latency']['p50_ms']:.2f}" if stage["latency"] else "-" for stage in stages))
         console.print(table)

@@ -504,7 +504,9 @@ def train_command(
     device: str = DEVICE,
     track: list[str] = typer.Option([], "--track", metavar="SERVICE", help=TRACK_HELP),
     estimate: bool = typer.Option(
-        False, "--estimate", help="Run a few steps of each stage and print how long all would take."
+        False,
+        "--estimate",
+        help="Fit each network for two short epochs; print how long train would take, without compress.",
     ),
     as_json: bool = typer.Option(False, "--json", help="With --estimate: print JSON."),
 ) -> None:

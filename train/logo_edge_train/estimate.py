@@ -1,4 +1,4 @@
-"""How long `logo-edge train` would take here: a few steps of each of its fits, extrapolated (`--estimate`)."""
+"""How long `logo-edge train` would take here: two short epochs of each of its fits, extrapolated (`--estimate`)."""
 
 from __future__ import annotations
 

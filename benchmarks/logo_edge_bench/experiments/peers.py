@@ -52,11 +52,14 @@ def at_a_glance(evaluation: dict, default_calibration: dict, default_robustness:
         ],
         ["size on disk", f"{bundle['size_bytes'] / 1e6:.2f} MB"],
         [
-            f"PNG of {bench['method']['size_px']} px, one thread, end to end",
+            f"PNG of {bench['method']['size_px']} px, one thread, end to end (bench.json)",
             milliseconds(row["latency"]["end_to_end"]["p50_ms"]),
         ],
-        ["peak memory", f"{row['peak_rss_bytes'] / 1e6:.0f} MB"],
-        ["`logo-edge classify one.png`, whole process", f"{start['value']:.2f} s" if start else "not measured"],
+        ["peak memory (bench.json)", f"{row['peak_rss_bytes'] / 1e6:.0f} MB"],
+        [
+            "`logo-edge classify one.png`, whole process (bench.json)",
+            f"{start['value']:.2f} s" if start else "not measured",
+        ],
     ]
     split = f"{bundle['count']:,} logos of test; {bench['machine']['cpu']}"
     return markdown([f"default bundle, {split}", "(95 % interval)"], rows)

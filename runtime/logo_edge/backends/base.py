@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -96,6 +96,22 @@ class Backend(Protocol):
 
     def run(self, pixels: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
         """The outputs of these names, float32, first axis B, of (B, S, S, C) uint8 pixels."""
+        ...
+
+
+class FileBackend(Backend, Protocol):
+    """A backend that opens a model file, as each of `choose.BACKENDS` does.
+
+    `name` is also that of its extra; `library` is the package that it imports, only when it is opened; `suffixes` are
+    those of the model files that it reads.
+    """
+
+    name: ClassVar[str]
+    library: ClassVar[str]
+    suffixes: ClassVar[tuple[str, ...]]
+
+    def __init__(self, model: ModelFile, resources: Resources):
+        """Raises MissingExtraError where the library is not installed, BundleError where it cannot read the model."""
         ...
 
 

@@ -83,7 +83,7 @@ def _test_rows(test: Any) -> dict[str, str]:
         return {
             "test accuracy": f"{_share(test['accuracy'])} on all {test['count']}, {sure} on sure",
             "test recall": ", ".join(f"{label} {_share(recall)}" for label, recall in test["recall"].items()),
-            "calibration error": f"{_share(test['calibration_error_debiased'])} (bias-corrected)",
+            "calibration error (RMS, bias-corrected)": _share(test["calibration_error_debiased"]),
         }
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         return {"test accuracy": f"not shown: metrics.test of bundle.json has another format ({error!r})"}
