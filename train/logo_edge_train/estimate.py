@@ -127,8 +127,13 @@ def trial_images(batch_size: int, device: torch.device) -> int:
 
 
 def keep_reports(reports: Reports) -> Callable[[dict], None]:
-    """A report callback that stores each report, with its time, under the name of its fit."""
-    return lambda report: reports.setdefault(report["name"], []).append((time.perf_counter(), report))
+    """A report callback that stores each report of a fit, with its time, under the name of the fit."""
+
+    def keep(report: dict) -> None:
+        if report["kind"] != "stage":
+            reports.setdefault(report["name"], []).append((time.perf_counter(), report))
+
+    return keep
 
 
 def extrapolate(
