@@ -147,7 +147,7 @@ def _distil(data: peer.Data, variant: Variant, images: Images, folder: Path, epo
     """As `logo-edge compress` does with its students; it resumes and keeps its own record in `student`."""
     run, architecture = data.run, Architecture(variant.network, data.size_px)
     config = run.recipe.distill
-    fit = replace(config.fit, epochs=epochs or config.fit.epochs, frozen_blocks=0)
+    fit = replace(config.fit, epochs=epochs or config.fit.epochs, frozen_blocks=-1)
     if data.limit:
         fit = replace(fit, max_images=data.limit * len(data.labels))
     config = replace(config, fit=fit, epistemic="off", start_from_teacher=False, pretrained=variant.pretrained)
