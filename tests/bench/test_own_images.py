@@ -198,7 +198,7 @@ def test_the_whole_comparison_in_small_resumes_and_is_walked_through(tmp_path):
     written = model.stat().st_mtime_ns
     own_images.measure(data=("pages",), systems=(TIMM,), out=out, **settings)
     assert model.stat().st_mtime_ns == written, "nothing is trained twice"
-    own_images.measure(data=("flags",), systems=(ULTRALYTICS,), out=out, **settings)
+    own_images.measure(data=("flags",), systems=(ULTRALYTICS,), out=out, **{**settings, "limit": None})
     assert "one label" in json.loads(out.read_text())["rows"]["flags, ultralytics"]["not_measured"]
     outputs = [step["output"] for step in walkthrough.measure(data="pages", work=tmp_path / "own")["steps"]]
     assert [output.split()[2] for output in outputs] == ["data", "train", "compress", "info", "classify", "evaluate"]
