@@ -73,6 +73,11 @@ def quantizers(result: dict) -> str:
     )
 
 
+def depthwise(result: dict) -> str:
+    """The same, for a whole EfficientNet-Lite0, whose depthwise layers suffer most from 8 bits."""
+    return quantizers(result)
+
+
 def _quantizer(name: str, row: dict, fp32: dict) -> list[str]:
     if "accuracy" not in row:
         return [name, f"refused: {row['refused']}" if row else "", *[""] * 5]

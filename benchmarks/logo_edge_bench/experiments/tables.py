@@ -38,6 +38,7 @@ COMMANDS = {  # that write a result; of the others, the experiment of the same n
     "bench": "make bench",
     "cpu_pipeline": f"{EXPERIMENTS} pipeline",
     "default_report": "logo-edge compress",
+    "depthwise": f"{EXPERIMENTS} quantizers",
     "evaluation": "logo-edge evaluate",
     "mutants": "python tests/fuzz/mutants.py",
     "peers": "make peers",
