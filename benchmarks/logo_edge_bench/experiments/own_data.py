@@ -54,6 +54,7 @@ SOLID = re.compile("-(fill|filled|bold|solid)$")
 FLAG_SETS = ("flag", "flagpack", "circle-flags", "cif")
 HUES = {"red": (335, 20), "orange": (20, 40), "yellow": (40, 70), "green": (70, 170), "blue": (170, 270)}  # degrees
 LEAST_COLOUR = 0.03  # share of a flag's pixels
+READ = ("JPEG", "PNG", "WEBP")  # formats of photographs in packages
 PHOTOGRAPHS, GRID, PHOTOGRAPH_PX = 24, 6, 1536
 LEAST_DEVIATION, LEAST_TILES = 10, 20  # grey levels: an emptier tile could be of any photograph
 PAGES = {  # class: (drawing, its indices modulo a number)
@@ -154,8 +155,11 @@ def draw_icons() -> Iterator[Picture]:
                 found[meaning].setdefault((package, bool(SOLID.search(icon))), icon)
     for meaning in MEANINGS:
         for (package, _), icon in sorted(found[meaning].items()):
-            image = Image.open(io.BytesIO(render_svg(icon_svg(sets[package], icon))))
-            yield Picture((meaning,), f"{package.rpartition('/')[2]}-{icon}", image)
+            yield Picture((meaning,), f"{package.rpartition('/')[2]}-{icon}", draw_icon(sets[package], icon))
+
+
+def draw_icon(icon_set: dict, icon: str) -> Image.Image:
+    return Image.open(io.BytesIO(render_svg(icon_svg(icon_set, icon))), formats=("PNG",))
 
 
 def meaning_of(icon: str) -> str:
@@ -174,7 +178,7 @@ def draw_flags() -> Iterator[Picture]:
         for icon in sorted(icon_set["icons"]):
             country = subject_of(icon, flags=True)
             if len(country) == 2 and vendor not in drawn[country] and icon in (country, f"{country}-4x3"):
-                drawn[country][vendor] = Image.open(io.BytesIO(render_svg(icon_svg(icon_set, icon)))).convert("RGBA")
+                drawn[country][vendor] = draw_icon(icon_set, icon).convert("RGBA")
     for country, images in sorted(drawn.items()):
         if len(images) > 2:
             shown = [colours_of(image) for image in images.values()]
@@ -200,13 +204,13 @@ def colours_of(image: Image.Image) -> set[str]:
 
 def cut_photographs() -> Iterator[Picture]:
     """GRID x GRID tiles of the largest photographs of two Python packages and site templates, without empty tiles."""
-    sizes = {path: min(Image.open(path).size) for path in (*wheel_photographs(), *scenes())}
+    sizes = {path: min(Image.open(path, formats=READ).size) for path in (*wheel_photographs(), *scenes())}
     largest: dict[str, Path] = {}
     for path in sorted(sizes, key=lambda path: (-sizes[path], path.name)):
         largest.setdefault(path.stem, path)
     cut = 0
     for stem, path in largest.items():
-        photograph = Image.open(path).convert("RGB")
+        photograph = Image.open(path, formats=READ).convert("RGB")
         photograph.thumbnail((PHOTOGRAPH_PX, PHOTOGRAPH_PX), Image.Resampling.LANCZOS)
         width, height = photograph.width // GRID, photograph.height // GRID
         tiles = [

@@ -42,7 +42,7 @@ def export_logos(root: Path, labels: list[str], out: Path) -> None:
     dataset = Dataset(Logo, categories={"label": LabelCategories(labels=tuple(labels))})
     for split, subset in SUBSETS.items():
         for path in sorted((root / split).glob("*/*.png")):
-            width, height = Image.open(path).size
+            width, height = Image.open(path, formats=("PNG",)).size
             info = ImageInfo(width=width, height=height)
             dataset.append(Logo(image=str(path), image_info=info, label=labels.index(path.parent.name), subset=subset))
     export_dataset(dataset, out)
