@@ -177,6 +177,6 @@ def test_a_person_can_read_and_filter_it(browser, tmp_path, width, scheme):
         assert page.locator(".card:visible").count() == count, choice
     page.keyboard.press("ArrowLeft")
     assert page.locator(".card:visible").count() == 9, "keys choose too"
-    assert page.evaluate("[...document.images].every((image) => image.naturalWidth === 240)")
+    page.wait_for_function("[...document.images].every((image) => image.naturalWidth === 240)")
     assert said == []
     page.close()
