@@ -201,8 +201,8 @@ def formats(result: dict) -> str:
     reasons: list[str] = []
 
     def number(reason: str) -> str:
-        """The reason's number in the notes below the table."""
-        reason = " ".join(reason.split())
+        """The reason's number in the notes below the table, which give no command to install what was missing."""
+        reason = " ".join(reason.partition(" Install it with")[0].split())
         if reason not in reasons:
             reasons.append(reason)
         return f"({reasons.index(reason) + 1})"
