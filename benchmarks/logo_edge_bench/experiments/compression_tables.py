@@ -184,6 +184,26 @@ def students(result: dict) -> str:
     )
 
 
+def promises(result: dict) -> str:
+    """Prediction sets by the source of their thresholds, and how often a mode's error is above its promise."""
+    sets = [
+        [
+            name,
+            *(f"{one['coverage']:.1%} ± {one['standard_error']:.1%}" for one in levels.values()),
+            ", ".join(f"{one['labels']:.2f}" for one in levels.values()),
+        ]
+        for name, levels in result["coverage"].items()
+    ]
+    levels = [f"coverage at {float(level):.0%}" for level in next(iter(result["coverage"].values()))]
+    rows = [
+        [f"{float(risk):.0%}", size, str(count["promised"]), str(count["broken"])]
+        for risk, sizes in result["modes"]["at_risk"].items()
+        for size, count in sizes.items()
+    ]
+    header = ["promised error", "logos of calib", f"of {result['modes']['sets']} sets, promised", "error above it"]
+    return f"{markdown(['thresholds from', *levels, 'labels in a set'], sets)}\n\n{markdown(header, rows)}"
+
+
 def formats(result: dict) -> str:
     """Every format and precision: agreement, accuracy, size and latency, and where its golden vectors were given."""
     header = [
