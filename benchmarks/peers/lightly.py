@@ -18,6 +18,7 @@ import peer
 import timm_finetune
 import torch
 
+from logo_edge_bench import plain_fit
 from logo_edge_bench.systems import System
 from logo_edge_train.models.network import build_body
 
@@ -33,8 +34,8 @@ def train(data: peer.Data, work: Path, epochs: int | None) -> None:
         return
     classes, pool = len(data.labels), data.pool()
     request = {"student": VARIANT.network, "teacher": TEACHER, "classes": classes, "data": str(pool.absolute())}
-    request |= {"epochs": key["distilled"], "batch": timm_finetune.BATCH, "size_px": data.size_px}
-    request |= {"mean": timm_finetune.MEAN, "std": timm_finetune.STD, "settings": _settings(work)}
+    request |= {"epochs": key["distilled"], "batch": plain_fit.BATCH, "size_px": data.size_px}
+    request |= {"mean": plain_fit.MEAN, "std": plain_fit.STD, "settings": _settings(work)}
     for part in ("student", "teacher"):
         weights = work / f"{part}.pt"
         torch.save(build_body(request[part], classes, pretrained=True).state_dict(), weights)

@@ -15,6 +15,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import logo_edge  # noqa: F401  # before onnxruntime: it switches off its telemetry
@@ -28,15 +29,15 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms import v2
 
-from logo_edge.files import replacing
+from logo_edge_bench import plain_fit
+from logo_edge_bench.plain_fit import BATCH, MEAN, STD
 from logo_edge_bench.systems import System
 from logo_edge_compress.distill.distill import distill
 from logo_edge_train.models.network import build_body
 from logo_edge_train.recipe import Architecture
 
 NAME, LICENCE = "timm", "Apache-2.0"
-BATCH, EPOCHS, RATE = 64, 25, 1e-3
-MEAN, STD = 127.0, 128.0
+EPOCHS = 25
 CALIBRATING = 128
 IN_FLOAT = 4  # convolutions: the stem and the first block
 
@@ -166,7 +167,7 @@ def _distil(data: peer.Data, variant: Variant, images: Images, folder: Path, epo
             report=_report,
         )
     network = student.network.backbone.eval()
-    _save({"network": network.state_dict()}, folder / "best.pt")
+    plain_fit.save({"network": network.state_dict()}, folder / "best.pt")
     finish(network, variant.network, data, images, folder)
     sources = [peer.IMAGENET] if variant.pretrained else [peer.NO_WEIGHTS]
     sources += [f"{key['images']} labelled logos", *(["the unlabelled pool"] if config.use_unlabelled else [])]
@@ -183,7 +184,7 @@ def _report(item: dict) -> None:
 
 def finish(network: nn.Module, name: str, data: peer.Data, images: Images, folder: Path) -> None:
     """Writes the ONNX files of a trained network, FP32 and INT8, and model.json, which its subjects read."""
-    export(network, folder, data.size_px)
+    plain_fit.export(network, data.size_px, folder / "fp32.onnx")
     quantize(folder, images)
     (folder / "model.json").write_text(
         json.dumps({"network": name, "labels": data.labels, "size_px": data.size_px}), encoding="utf-8"
@@ -191,79 +192,9 @@ def finish(network: nn.Module, name: str, data: peer.Data, images: Images, folde
 
 
 def fit(folder: Path, network: nn.Module, images: Images, epochs: int) -> nn.Module:
-    """The network of the best epoch on val, kept as best.pt; a fit goes on from state.pt in its folder."""
-    name, labels = folder.name, images.labels
-    decayed = [weight for weight in network.parameters() if weight.ndim > 1]
-    plain = [weight for weight in network.parameters() if weight.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.05}, {"params": plain, "weight_decay": 0.0}], lr=RATE
-    )
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
-    change = v2.Compose(
-        [
-            v2.RandomResizedCrop(images.size_px, scale=(0.6, 1.0), antialias=True),
-            v2.RandomHorizontalFlip(),
-            v2.ColorJitter(0.2, 0.2, 0.2, 0.05),
-            v2.ToDtype(torch.float32),
-            v2.Normalize([MEAN] * 3, [STD] * 3),
-        ]
-    )
-    state, best, start = folder / "state.pt", -1.0, 0
-    if state.exists():
-        saved = torch.load(state, weights_only=True)
-        network.load_state_dict(saved["network"])
-        optimizer.load_state_dict(saved["optimizer"])
-        schedule.load_state_dict(saved["schedule"])
-        best, start = saved["best"], saved["epoch"]
-        print(f"{name}: goes on after epoch {start}")
-    for epoch in range(start, epochs):
-        torch.manual_seed(epoch)
-        network.train()
-        for chosen in torch.randperm(len(labels["train"])).split(BATCH):
-            if len(chosen) < 2:
-                continue  # batch-norm needs two
-            batch = torch.stack([change(images.pixels["train"][index]) for index in chosen.tolist()])
-            loss = nn.functional.cross_entropy(network(batch), labels["train"][chosen], label_smoothing=0.1)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        schedule.step()
-        accuracy = _accuracy(network, images)
-        print(f"{name}: epoch {epoch + 1} of {epochs}, loss {loss.item():.3f}, val {accuracy:.1%}", flush=True)
-        if accuracy > best:
-            best = accuracy
-            _save({"network": network.state_dict()}, folder / "best.pt")
-        _save(
-            {
-                "epoch": epoch + 1,
-                "best": best,
-                "network": network.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "schedule": schedule.state_dict(),
-            },
-            state,
-        )
-    network.load_state_dict(torch.load(folder / "best.pt", weights_only=True)["network"])
-    return network.eval()
-
-
-def export(network: nn.Module, folder: Path, size_px: int) -> None:
-    """fp32.onnx by PyTorch's exporter."""
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    raw = folder / "raw.onnx"
-    program = torch.onnx.export(
-        network,
-        (torch.zeros(2, 3, size_px, size_px),),
-        dynamo=True,
-        input_names=["planes"],
-        output_names=["logits"],
-        dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},),
-        verbose=False,
-    )
-    program.save(str(raw), include_initializers=True, external_data=False)
-    quant_pre_process(str(raw), str(folder / "fp32.onnx"), skip_symbolic_shape=True)
-    raw.unlink()
+    """The network of the best epoch on val; a fit goes on from state.pt in its folder."""
+    pixels, labels = images.pixels["train"], images.labels["train"]
+    return plain_fit.fit(network, pixels, labels, images.size_px, epochs, folder, partial(_accuracy, images=images))
 
 
 def quantize(folder: Path, images: Images) -> None:
@@ -357,11 +288,6 @@ def _read(paths: list[Path]) -> list[torch.Tensor]:
         square.paste(image, ((160 - image.width) // 2, (160 - image.height) // 2))
         pixels.append(torch.from_numpy(np.array(square)).permute(2, 0, 1))
     return pixels
-
-
-def _save(content: dict, path: Path) -> None:
-    with replacing(path) as part:
-        torch.save(content, part)
 
 
 if __name__ == "__main__":

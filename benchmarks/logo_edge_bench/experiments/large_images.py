@@ -67,14 +67,14 @@ def measure(
     folder: Annotated[Path, "of the images, the run and the bundle; kept"] = RUNS / "large_images",
     out: Out,
 ) -> None:
-    place = folder / f"{images}-{megapixels:g}"
-    manifest, run = place / "manifest.csv", place / "run"
+    work = folder / f"{images}-{megapixels:g}"
+    manifest, run = work / "manifest.csv", work / "run"
     command = [sys.executable, "-c", "from logo_edge.cli.main import main; main()"]
     stages = {
-        "organize": [*command, "data", "organize", str(place / "images"), "--out", str(manifest), "--overwrite"],
+        "organize": [*command, "data", "organize", str(work / "images"), "--out", str(manifest), "--overwrite"],
         "hold": [sys.executable, "-c", HOLD, str(manifest)],
         "train": [*command, "train", "--recipe", "smoke", "--data", str(manifest), "--out", str(run)],
-        "compress": [*command, "compress", str(run), "--out", str(place / "bundle")],
+        "compress": [*command, "compress", str(run), "--out", str(work / "bundle")],
     }
     record = read_record(out, {"rows": []})
     same = [row for row in record["rows"] if (row["images"], row["megapixels"]) == (images, megapixels)]
@@ -84,7 +84,7 @@ def measure(
         peaks = {count: run_and_weigh([sys.executable, "-c", REDUCED, str(count)], 0.05) for count in MOST_REDUCED}
         record["reduced"] = [{"images": count, "peak_mb": round(peak / 1e6)} for count, peak in peaks.items()]
         write_record(out, record)
-    write_images(place / "images", images, megapixels)
+    write_images(work / "images", images, megapixels)
     for name, words in stages.items():
         if name not in row["stages"]:
             if name == "train":

@@ -91,9 +91,9 @@ def make_data(name: str, folder: Path, limit: int | None = None) -> Path:
     It is written once, whole or not at all. With a `limit`, of each class only the first pictures, and four classes.
     """
     target = folder / name
-    stamp, made = folder / f"{name}.json", {"key": data_key(), "limit": limit}
+    stamp, identity = folder / f"{name}.json", {"key": data_key(), "limit": limit}
     source = target / "labels.csv" if name == "flags" else target
-    if target.exists() and stamp.exists() and json.loads(stamp.read_text(encoding="utf-8")) == made:
+    if target.exists() and stamp.exists() and json.loads(stamp.read_text(encoding="utf-8")) == identity:
         return source
     part = target.with_name(f"{name}.partial")
     stamp.unlink(missing_ok=True)
@@ -102,15 +102,15 @@ def make_data(name: str, folder: Path, limit: int | None = None) -> Path:
     pictures = take(DATA_SETS[name](), limit) if limit else list(DATA_SETS[name]())
     rows = [("path", "labels", "split")]
     for picture in assign(pictures, several=name == "flags"):
-        place = Path(picture.split) / ("" if name == "flags" else picture.labels[0]) / f"{picture.name}.png"
-        (part / place).parent.mkdir(parents=True, exist_ok=True)
-        picture.image.save(part / place)
-        rows.append((place.as_posix(), "|".join(picture.labels), picture.split))
+        target_path = Path(picture.split) / ("" if name == "flags" else picture.labels[0]) / f"{picture.name}.png"
+        (part / target_path).parent.mkdir(parents=True, exist_ok=True)
+        picture.image.save(part / target_path)
+        rows.append((target_path.as_posix(), "|".join(picture.labels), picture.split))
     if name == "flags":
         with (part / "labels.csv").open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows(rows)
     part.rename(target)
-    stamp.write_text(json_text(made), encoding="utf-8")
+    stamp.write_text(json_text(identity), encoding="utf-8")
     return source
 
 

@@ -131,6 +131,6 @@ def count_broken(random: np.random.Generator, truth: np.ndarray, size: int, risk
     for _ in range(sets):
         _, own, targets = draw(random, size)
         thresholds.append(abstention_threshold(own.max(1), own.argmax(1) == targets, risk))
-    found = [threshold for threshold in thresholds if threshold is not None]
-    broken = sum((1 - confidence[confidence >= threshold]).mean() > risk for threshold in found)
-    return {"promised": len(found), "broken": int(broken)}
+    promised = [threshold for threshold in thresholds if threshold is not None]
+    broken = sum((1 - confidence[confidence >= threshold]).mean() > risk for threshold in promised)
+    return {"promised": len(promised), "broken": int(broken)}
