@@ -142,7 +142,7 @@ def insert_qdq(
             calibrate_method=METHODS[method],
             extra_options=options,
             op_types_to_quantize=types,
-            nodes_to_quantize=[*only, *_relus_after(model, only)] if only else [],
+            nodes_to_quantize=[*only, *_relus_after(model, only)],
             nodes_to_exclude=list(excluded),
             calibration_cache_path=ranges,
         )

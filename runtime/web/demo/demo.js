@@ -116,8 +116,8 @@ function drawHeat(canvas, pixels, { size_px: size }, heat) {
 function describeHeat(heat, label) {
   const at = heat.indexOf(Math.max(...heat));
   const third = (position) => Math.floor((3 * position) / HEAT_STEPS);
-  const place = THIRDS[third(Math.floor(at / HEAT_STEPS))][third(at % HEAT_STEPS)];
-  return `Red speaks for ${label}, most of all at the ${place}; blue speaks against it.`;
+  const part = THIRDS[third(Math.floor(at / HEAT_STEPS))][third(at % HEAT_STEPS)];
+  return `Red speaks for ${label}, most of all at the ${part}; blue speaks against it.`;
 }
 
 /** Writes the decision in the chosen mode and coverage into the card. */
