@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -165,9 +166,17 @@ def findings(tmp_path_factory, monkeypatch) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def enabled_logger(monkeypatch):
-    """MLflow disables the loggers that it does not know, which other tests then wait for in vain."""
+def heard_loggers(monkeypatch, request):
+    """MLflow disables the loggers that it does not know, and something raises the root logger's level: other tests then
+    wait for a warning in vain. Who leaves another level behind is named in the summary of warnings.
+    """
     monkeypatch.setattr(logging.getLogger("logo_edge"), "disabled", False)
+    root = logging.getLogger()
+    level = root.level
+    yield
+    if root.level != level:
+        warnings.warn(f"{request.node.nodeid} left the root logger at level {root.level}", stacklevel=1)
+        root.setLevel(level)
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ import peer
 import timm_finetune
 import torch
 
-from logo_edge_bench import plain_fit
+from logo_edge_bench.experiments import plain_fit
 from logo_edge_bench.systems import System
 from logo_edge_train.models.network import build_body
 

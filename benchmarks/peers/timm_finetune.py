@@ -29,8 +29,8 @@ from PIL import Image
 from torch import nn
 from torchvision.transforms import v2
 
-from logo_edge_bench import plain_fit
-from logo_edge_bench.plain_fit import BATCH, MEAN, STD
+from logo_edge_bench.experiments import plain_fit
+from logo_edge_bench.experiments.plain_fit import BATCH, MEAN, STD
 from logo_edge_bench.systems import System
 from logo_edge_compress.distill.distill import distill
 from logo_edge_train.models.network import build_body

@@ -446,7 +446,9 @@ def test_a_teacher_learns_from_drawn_logos_but_from_no_look_alike(sources_file, 
 def test_an_estimate_counts_drawn_logos_without_drawing_them(tmp_path, monkeypatch):
     manifest, tried = labelled(tmp_path), []
     monkeypatch.setattr(
-        estimate, "run_side_by_side", lambda _, jobs, report, workers: tried.extend(jobs) or report({"name": "teacher"})
+        estimate,
+        "run_side_by_side",
+        lambda _, jobs, report, workers: tried.extend(jobs) or report({"kind": "step", "name": "teacher"}),
     )
     monkeypatch.setattr(estimate, "extrapolate", lambda name, reports, config, count, **_: count)
     for images, count in ((0, 4 + 2 * 50), (30, 30)):

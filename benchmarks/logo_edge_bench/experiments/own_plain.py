@@ -21,7 +21,7 @@ from torchvision.transforms import v2
 
 from logo_edge.images.load import load_image
 from logo_edge_bench.experiments.own_images import score
-from logo_edge_bench.plain_fit import BATCH, DECAY, MEAN, RATE, SMOOTHING, STD, export, fit
+from logo_edge_bench.experiments.plain_fit import BATCH, DECAY, MEAN, RATE, SMOOTHING, STD, export, fit
 from logo_edge_train.data.manifest import read_manifest, targets_of
 from logo_edge_train.metrics import probabilities_of
 from logo_edge_train.models.network import build_body
