@@ -1,88 +1,25 @@
-"""Charts as inline SVG: transparent, with ink in the page's text colour, light or dark."""
+"""The charts of the reports, from figures to SVG."""
 
 from __future__ import annotations
-
-import hashlib
-import io
-import re
-import warnings
-from collections.abc import Callable
 
 import numpy as np
 
 from logo_edge.errors import MissingExtraError
 
 try:
-    from matplotlib import rc_context
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
     from matplotlib.colors import LinearSegmentedColormap, to_rgb
-    from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
     from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    from logo_edge_report.svg_chart import COLOURS, INK, MARKERS, RIGHT, WRONG, draw, show_log_scale, show_percent
 except ImportError as error:
     raise MissingExtraError("report", "matplotlib") from error
 
 LONG_NAME = 24  # letters; longer names stand below the chart
-INK = "#010203"  # stands for the page's text colour
-COLOURS = ("#3b82c4", "#d9772b", "#2a9d6f", "#b8529a", "#8a6d3b", "#5b6ee1", "#c0453a", "#4a9fb0")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-RIGHT, WRONG = COLOURS[0], COLOURS[6]
 CONFIDENCE = LinearSegmentedColormap.from_list(
     "confidence", ("#d98a1f", "#9a86a4", "#3577c9")
 )  # seen on light and dark
-STYLE = {
-    "text.color": INK,
-    "axes.edgecolor": INK,
-    "axes.labelcolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "font.size": 9.5,
-    "axes.labelsize": 9.5,
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9,
-    "legend.fontsize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "svg.fonttype": "none",
-    "font.family": "sans-serif",
-    "legend.frameon": False,
-    "svg.hashsalt": "logo-edge",
-    "axes.linewidth": 0.6,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "text.parse_math": False,
-}
-
-
-def draw(paint: Callable[[Axes], None], *, width: float = 4.2, height: float = 3.0) -> str:
-    """The SVG element of what `paint` draws on one set of axes, `width` by `height` inches.
-
-    The same figures give the same bytes. Text stays text, and ids are unique, so a page can hold several charts.
-    """
-    with rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        figure.patch.set_visible(False)
-        axes = figure.add_subplot()
-        axes.patch.set_visible(False)
-        paint(axes)
-        buffer = io.StringIO()
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph")  # text stays text: the browser's fonts draw it
-            figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
-    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'width="[\d.]+pt" height="[\d.]+pt" ', f'style="max-width: {width * 1.5:.4g}in" ', svg, count=1)
-    return re.sub(r">\s+<", "><", _own_ids(svg)).strip()
-
-
-def _own_ids(svg: str) -> str:
-    """The SVG with only the referenced ids, each prefixed with a digest of the whole."""
-    digest = hashlib.sha256(svg.encode()).hexdigest()[:8]
-    used = set(re.findall(r"[\"(]#([\w-]+)", svg))
-    svg = re.sub(r' id="([\w.-]+)"', lambda match: f' id="{digest}-{match[1]}"' if match[1] in used else "", svg)
-    return re.sub(r"([\"(]#)([\w-]+)", lambda match: f"{match[1]}{digest}-{match[2]}", svg)
 
 
 def confusion_matrix(counts: list[list[int]], labels: list[str]) -> str:
@@ -137,7 +74,7 @@ def reliability_diagram(bins_by_name: dict[str, list[dict]]) -> str:
         axes.set_ylabel("accuracy")
         axes.set_xlim(max(0.0, least - 0.05), 1.02)
         axes.set_ylim(max(0.0, least - 0.05), 1.02)
-        _percent(axes.xaxis, axes.yaxis)
+        show_percent(axes.xaxis, axes.yaxis)
         if len(bins_by_name) > 1:
             axes.legend(loc="upper left")
 
@@ -154,7 +91,7 @@ def risk_coverage_curve(curves: dict[str, dict]) -> str:
         axes.set_ylabel("error among the answered")
         axes.set_xlim(0, 1)
         axes.set_ylim(bottom=0)
-        _percent(axes.xaxis, axes.yaxis)
+        show_percent(axes.xaxis, axes.yaxis)
         if len(curves) > 1:
             axes.legend()
 
@@ -173,7 +110,7 @@ def confidence_histogram(counts: list[int], wrong: list[int]) -> str:
         axes.set_xlabel("confidence")
         axes.set_ylabel("logos")
         axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-        _percent(axes.xaxis)
+        show_percent(axes.xaxis)
         axes.legend(loc="upper left")
 
     return draw(paint)
@@ -204,7 +141,7 @@ def share_bars(shares: dict[str, dict], ideal: float | None = None) -> str:
         axes.set_yticks(positions, names)
         axes.invert_yaxis()
         axes.set_xlim(0, 1)
-        _percent(axes.xaxis)
+        show_percent(axes.xaxis)
 
     return draw(paint, height=0.7 + 0.27 * len(shares))
 
@@ -237,7 +174,7 @@ def log_histogram(values: np.ndarray, x_label: str, y_label: str, bins: int = 24
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-        _log_scale(axes.xaxis)
+        show_log_scale(axes.xaxis)
 
     return draw(paint)
 
@@ -272,9 +209,9 @@ def lines(
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         for is_log, axis in ((log_x, axes.xaxis), (log_y, axes.yaxis)):
             if is_log:
-                _log_scale(axis)
+                show_log_scale(axis)
         if percent:
-            _percent(axes.yaxis)
+            show_percent(axes.yaxis)
         if len(series) > 1:
             if long_names:
                 axes.figure.legend(loc="outside lower center")
@@ -325,7 +262,7 @@ def pareto_plane(points: list[dict], x_label: str) -> str:
         for name, shape in shapes.items():
             axes.plot([], [], shape, color=INK, markerfacecolor="none", markersize=6, label=name)
         axes.margins(0.12, 0.15)
-        _log_scale(axes.xaxis)
+        show_log_scale(axes.xaxis)
         axes.set_ylim(top=min(axes.get_ylim()[1], 1.004))
         axes.set_xlabel(x_label)
         axes.set_ylabel("accuracy on val")
@@ -349,10 +286,10 @@ def cost_plane(points: dict[str, tuple[float, float, float]], x_label: str, y_la
                 axes.scatter([cost], [gain], s=area, marker=marker, facecolors="none", edgecolors=INK, linewidths=1.5)
             axes.plot([], [], marker, color=colour, markersize=5, label=name)
         axes.margins(0.12, 0.15)
-        _log_scale(axes.xaxis)
+        show_log_scale(axes.xaxis)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
-        _percent(axes.yaxis)
+        show_percent(axes.yaxis)
         axes.figure.legend(loc="outside lower center")
 
     return draw(paint, height=3.2 + 0.2 * len(points))
@@ -383,28 +320,6 @@ def layer_bars(layers: list[dict], restored: list[str]) -> str:
     return draw(paint, height=3.6)
 
 
-def _log_scale(axis: Axis) -> None:
-    """Makes the axis logarithmic, with few ticks as plain numbers; linear where it shows values of 0 or below."""
-    low, high = axis.get_view_interval()
-    least, most = axis.get_data_interval()
-    if least <= 0:
-        return
-    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
-    if least == most:
-        axis.set_view_interval(least / 2, most * 2, ignore=True)
-    low, high = axis.get_view_interval()
-    ticks = _log_ticks(low, high)
-    axis.set_ticks(ticks, labels=[f"{tick:g}" for tick in ticks])
-    axis.set_ticks([], minor=True)
-
-
-def _log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times the powers of ten between the two, or the ends where there are fewer than two."""
-    powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-    ticks = [digit * 10.0**power for power in powers for digit in (1, 2, 5) if low <= digit * 10.0**power <= high]
-    return ticks if len(ticks) > 1 else [float(f"{low:.2g}"), float(f"{high:.2g}")]
-
-
 def uncertainty_map(confidence: np.ndarray, disagreement: np.ndarray, correct: np.ndarray) -> str:
     """Each logo by its confidence and the disagreement of the members in nats; all (N,), errors on top."""
 
@@ -424,7 +339,7 @@ def uncertainty_map(confidence: np.ndarray, disagreement: np.ndarray, correct: n
         axes.set_ylabel("disagreement of the members, nats")
         axes.set_xlim(right=1.01)
         axes.set_ylim(bottom=0)
-        _percent(axes.xaxis)
+        show_percent(axes.xaxis)
         axes.legend()
 
     return draw(paint)
@@ -505,7 +420,7 @@ def confidence_plane(
             shown, ax=axes, location="bottom", shrink=0.7, aspect=40, pad=0.01, label="confidence (crosses: wrong)"
         )
         bar.outline.set_visible(False)
-        _percent(bar.ax.xaxis)
+        show_percent(bar.ax.xaxis)
 
     return draw(paint, width=4.2, height=4.3)
 
@@ -532,11 +447,6 @@ def loss_surface(steps: np.ndarray, losses: np.ndarray, top: float, *, small: bo
         bar.outline.set_visible(False)
 
     return draw(paint, width=2.2, height=2.2) if small else draw(paint, width=4.2, height=3.5)
-
-
-def _percent(*axis) -> None:
-    for each in axis:
-        each.set_major_formatter(PercentFormatter(1, decimals=0))
 
 
 def _bare(axes: Axes, window: tuple[float, float, float, float] | None) -> None:

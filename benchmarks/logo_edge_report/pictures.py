@@ -14,9 +14,9 @@ from logo_edge.probabilities import softmax
 from logo_edge_report import charts, embedding, landscape, maps
 from logo_edge_report.page import Exhibit, Panel, Section
 from logo_edge_report.sheets import make_sheet, thumbnail
+from logo_edge_train.architecture import Architecture
 from logo_edge_train.checkpoints import load_network
 from logo_edge_train.models import LogoNetwork
-from logo_edge_train.recipe import Architecture
 
 PER_CLASS = 3  # logos of each class on the sheet of maps
 MOST_WRONG = 8

@@ -25,9 +25,9 @@ from logo_edge_report.sections import (
     training_section,
 )
 from logo_edge_report.subjects import Subject, load_subject
+from logo_edge_train.architecture import Architecture
 from logo_edge_train.data.manifest import Manifest, targets_of
 from logo_edge_train.evaluate import ensemble_logits
-from logo_edge_train.recipe import Architecture
 from logo_edge_train.runs import Run, read_run, write_json, write_text
 from logo_edge_train.tracker import stem_of
 

@@ -197,8 +197,8 @@ def _run_subject(folder: Path) -> Subject:
 
 
 def _checkpoint_subject(path: Path) -> Subject:
+    from logo_edge_train.architecture import Architecture
     from logo_edge_train.checkpoints import load_network
-    from logo_edge_train.recipe import Architecture
 
     run = _run_of(path)
     record = path.with_suffix(".json")

@@ -33,8 +33,8 @@ from logo_edge_bench.experiments import plain_fit
 from logo_edge_bench.experiments.plain_fit import BATCH, MEAN, STD
 from logo_edge_bench.systems import System
 from logo_edge_compress.distill.distill import distill
+from logo_edge_train.architecture import Architecture
 from logo_edge_train.models.network import build_body
-from logo_edge_train.recipe import Architecture
 
 NAME, LICENCE = "timm", "Apache-2.0"
 EPOCHS = 25

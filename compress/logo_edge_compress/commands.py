@@ -13,7 +13,7 @@ from logo_edge.cli.options import PUBLIC_KEY
 from logo_edge.errors import MissingExtraError, SelectionError
 from logo_edge.exits import resumable
 from logo_edge.names import printable
-from logo_edge_train.commands import (
+from logo_edge_train.command_line import (
     PAGES,
     TRACK_HELP,
     find_manifest,

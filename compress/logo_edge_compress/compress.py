@@ -32,11 +32,12 @@ from logo_edge_compress.select import Choice, Limits, add_carried, choose, find_
 from logo_edge_compress.subprocess_call import OutOfTimeError
 from logo_edge_compress.targets import TARGETS, is_measured
 from logo_edge_compress.work import Budget, Say, Work, read_split, with_recipe, work_folder
+from logo_edge_train.architecture import Architecture
 from logo_edge_train.data.outliers import Family
 from logo_edge_train.evaluate import ensemble_logits, short_metrics
 from logo_edge_train.keys import artifact_key, select_settings, versions
 from logo_edge_train.provenance import provenance
-from logo_edge_train.recipe import Architecture, Recipe
+from logo_edge_train.recipe import Recipe
 from logo_edge_train.runs import Run, read_run, write_json
 from logo_edge_train.train import check_multi_label
 

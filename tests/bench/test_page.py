@@ -170,7 +170,8 @@ def test_any_curve_can_be_drawn(values):
 
 def test_without_the_extra_the_page_is_refused_before_anything_is_measured(monkeypatch, tmp_path):
     monkeypatch.delitem(sys.modules, "logo_edge_bench.page")
-    monkeypatch.delitem(sys.modules, "logo_edge_report.charts")
+    for name in ("charts", "svg_chart"):
+        monkeypatch.delitem(sys.modules, f"logo_edge_report.{name}")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     done = CliRunner().invoke(bench, ["--manifest", str(tmp_path / "none.csv"), "--report", str(tmp_path)])
     assert isinstance(done.exception, BenchError)

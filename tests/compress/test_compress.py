@@ -41,11 +41,12 @@ from logo_edge_compress.select import Limits, Row
 from logo_edge_compress.timing import Cost
 from logo_edge_compress.verify import run_onnx
 from logo_edge_report.compression import make_page
+from logo_edge_train.architecture import Architecture
 from logo_edge_train.data import outliers
 from logo_edge_train.data.manifest import FILES, LogoRow, read_manifest, write_manifest
 from logo_edge_train.data.outliers import families_of
 from logo_edge_train.models import LogoNetwork
-from logo_edge_train.recipe import Architecture, DistillConfig
+from logo_edge_train.recipe import DistillConfig
 from logo_edge_train.recipe_io import recipe_from_dict
 from logo_edge_train.runs import read_run
 from logo_edge_train.train import train_ensemble

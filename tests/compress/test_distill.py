@@ -27,12 +27,14 @@ from logo_edge_compress.onnx.graph import save_model, to_float16
 from logo_edge_compress.quantize.qat import QuantizedNetwork, unknown_operators
 from logo_edge_compress.quantize.static import quantize_body
 from logo_edge_compress.verify import has_epistemic, run_onnx
+from logo_edge_train.architecture import Architecture
 from logo_edge_train.checkpoints import load_network, save_member
 from logo_edge_train.data.manifest import LogoRow, Manifest
 from logo_edge_train.data.sampling import EpochOrder
+from logo_edge_train.fit_config import DistillFit
 from logo_edge_train.models import LogoNetwork, epistemic_loss, epistemic_nats, mutual_information
 from logo_edge_train.models.epistemic import KINDS
-from logo_edge_train.recipe import Architecture, DistillConfig, DistillFit
+from logo_edge_train.recipe import DistillConfig
 from logo_edge_train.recipe_io import recipe_from_dict
 from logo_edge_train.runs import Run
 from logo_edge_train.uncertainty import decompose

@@ -20,7 +20,7 @@ from logo_edge_compress.quantize.equalise import LEAST_SCALE, equalise
 from logo_edge_compress.quantize.rounding import kernel_scales, run_tensors
 from logo_edge_compress.quantize.static import depthwise_layers, equalise_body, insert_qdq, quantize_body, to_planes
 from logo_edge_compress.verify import compare_logits, run_onnx
-from logo_edge_train.recipe import Architecture
+from logo_edge_train.architecture import Architecture
 from logo_edge_train.recipe_io import recipe_from_dict
 
 SIZE, CHANNELS = 16, 16

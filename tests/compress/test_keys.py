@@ -28,11 +28,12 @@ from logo_edge_compress.search.search import search_identity
 from logo_edge_compress.select import Limits
 from logo_edge_report.report import make_report
 from logo_edge_report.subjects import load_subject, manifest_of
+from logo_edge_train.architecture import Architecture
 from logo_edge_train.data import pool
 from logo_edge_train.data.manifest import FILES, LogoRow, read_manifest, write_manifest
 from logo_edge_train.few_shot.run import CHECKPOINT, few_shot_identity
 from logo_edge_train.keys import file_hash
-from logo_edge_train.recipe import Architecture, Recipe
+from logo_edge_train.recipe import Recipe
 from logo_edge_train.recipe_io import recipe_from_dict
 from logo_edge_train.runs import Run, read_run
 from logo_edge_train.train import pretrain_identity, run_identity, train_ensemble

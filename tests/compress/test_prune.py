@@ -13,10 +13,11 @@ from logo_edge_compress.distill.prune import count_macs, prune_channels
 from logo_edge_compress.onnx.export import export_onnx
 from logo_edge_compress.search.latency_table import onnx_latency
 from logo_edge_compress.verify import run_onnx
+from logo_edge_train.architecture import Architecture
 from logo_edge_train.checkpoints import load_network, save_member
 from logo_edge_train.data.manifest import FILES, LogoRow, read_manifest, write_manifest
 from logo_edge_train.models import LogoNetwork, resize_layers
-from logo_edge_train.recipe import Architecture, PruneConfig
+from logo_edge_train.recipe import PruneConfig
 
 CLASSES, SIZE = ("disc", "bars", "word"), 96
 

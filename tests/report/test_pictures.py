@@ -13,11 +13,11 @@ from PIL import Image
 from sklearn.metrics import silhouette_score
 from torch import nn
 
-from logo_edge_report import charts, embedding, landscape, maps
+from logo_edge_report import charts, embedding, landscape, maps, svg_chart
 from logo_edge_report.pictures import Pictured, regions_at, rise_distance
 from logo_edge_report.sheets import THUMBNAIL_PX, make_sheet, thumbnail
+from logo_edge_train.architecture import Architecture
 from logo_edge_train.models import LogoNetwork, attention_maps
-from logo_edge_train.recipe import Architecture
 
 SIDE = 32
 
@@ -236,7 +236,7 @@ def test_a_chart_is_xml_in_the_pages_ink_and_the_same_each_time(name):
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     assert "viewBox" in root.attrib
     assert "currentColor" in svg
-    assert not [fixed for fixed in ("#000000", charts.INK, ": black", "#000;") if fixed in svg]
+    assert not [fixed for fixed in ("#000000", svg_chart.INK, ": black", "#000;") if fixed in svg]
     assert "<style" not in svg
     assert svg == CHARTS[name]()
     for label in root.iter("{http://www.w3.org/2000/svg}text"):

@@ -12,11 +12,12 @@ from logo_edge.preprocess import DETAIL_PX, InputContract, preprocess
 from logo_edge_compress.onnx.export import export_body, export_onnx
 from logo_edge_compress.quantize.static import quantize_body
 from logo_edge_compress.verify import run_onnx
+from logo_edge_train.architecture import Architecture
 from logo_edge_train.data.augment import LogoAugmentation, weaken
 from logo_edge_train.data.dataset import LogoDataset
 from logo_edge_train.data.manifest import FILES, LogoRow, Manifest
 from logo_edge_train.models import LogoNetwork
-from logo_edge_train.recipe import Architecture, AugmentConfig
+from logo_edge_train.recipe import AugmentConfig
 from logo_edge_train.recipe_io import recipe_from_dict
 
 DETAILED = Architecture.parse("test_efficientnet+details@32")

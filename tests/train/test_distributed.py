@@ -30,9 +30,9 @@ from logo_edge_train.data.dataset import LogoDataset
 from logo_edge_train.data.manifest import read_manifest
 from logo_edge_train.evaluate import predict_logits
 from logo_edge_train.fit import fit
+from logo_edge_train.fit_config import FitConfig, SamConfig, TeacherFit
 from logo_edge_train.losses import SupervisedObjective, supervised_objective
 from logo_edge_train.models import LogoNetwork, normalise
-from logo_edge_train.recipe import FitConfig, SamConfig, TeacherFit
 from logo_edge_train.runs import read_run
 
 CPU = torch.device("cpu")

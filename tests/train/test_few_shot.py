@@ -19,8 +19,9 @@ from typer.testing import CliRunner
 from logo_edge.errors import DatasetError, RecipeError, RunError
 from logo_edge.preprocess import InputContract
 from logo_edge.tables.find import find_images
+from logo_edge_train.command_line import print_result
 from logo_edge_train.commands import few_shot as command
-from logo_edge_train.commands import print_result, print_sorted
+from logo_edge_train.commands import print_sorted
 from logo_edge_train.data import pool
 from logo_edge_train.data.icons import LABELS
 from logo_edge_train.data.manifest import LogoRow, read_manifest, renders_folder, write_manifest
@@ -39,8 +40,9 @@ from logo_edge_train.few_shot.episodes import (
 )
 from logo_edge_train.few_shot.methods import Maml, Prototypes, few_shot_objective, prototype_logits, ridge_logits
 from logo_edge_train.few_shot.run import build_network, evaluate_few_shot, read_few_shot, train_few_shot
+from logo_edge_train.fit_config import FewShotFit
 from logo_edge_train.models import LogoNetwork
-from logo_edge_train.recipe import FewShotConfig, FewShotFit
+from logo_edge_train.recipe import FewShotConfig
 from logo_edge_train.recipe_io import recipe_from_dict
 
 CPU = torch.device("cpu")

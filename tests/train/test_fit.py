@@ -20,6 +20,7 @@ from logo_edge.preprocess import InputContract
 from logo_edge_train import fit as fit_module
 from logo_edge_train import resources
 from logo_edge_train import train as train_module
+from logo_edge_train.architecture import Architecture
 from logo_edge_train.checkpoints import load_network, save_member
 from logo_edge_train.commands import train
 from logo_edge_train.data.dataset import LogoDataset, check_classes, class_weights, soft_label
@@ -28,9 +29,10 @@ from logo_edge_train.data.pool import stratified_sample
 from logo_edge_train.estimate import extrapolate, finish_time
 from logo_edge_train.evaluate import ensemble_logits, predict_logits
 from logo_edge_train.fit import fit
+from logo_edge_train.fit_config import FitConfig, SamConfig
 from logo_edge_train.losses import supervised_objective
 from logo_edge_train.models import LogoNetwork, has_imagenet_weights, imagenet, load_imagenet_weights, normalise
-from logo_edge_train.recipe import Architecture, AugmentConfig, FitConfig, SamConfig
+from logo_edge_train.recipe import AugmentConfig
 from logo_edge_train.recipe_io import recipe_from_dict
 from logo_edge_train.runs import read_run
 from logo_edge_train.train import networks_to_pretrain, train_ensemble

@@ -18,8 +18,9 @@ from logo_edge_compress.search.latency_table import LatencyTable
 from logo_edge_train import keys, train
 from logo_edge_train.data.manifest import LogoRow, read_manifest, write_manifest
 from logo_edge_train.few_shot import run as few_shot
+from logo_edge_train.fit_config import SamConfig
 from logo_edge_train.keys import artifact_key, describe_changed_rows, identify, row_hashes, select_settings
-from logo_edge_train.recipe import Recipe, SamConfig
+from logo_edge_train.recipe import Recipe
 from logo_edge_train.recipe_io import recipe_from_dict
 
 CPU = torch.device("cpu")

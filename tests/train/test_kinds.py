@@ -19,13 +19,14 @@ from logo_edge.images.load import load_image
 from logo_edge.preprocess import CROP, InputContract, preprocess
 from logo_edge_compress.distill import distill as distillation
 from logo_edge_train import train
+from logo_edge_train.architecture import Architecture
 from logo_edge_train.data.augment import SceneAugmentation, make_augmentation, weaken
 from logo_edge_train.data.dataset import LogoDataset
 from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, write_manifest
 from logo_edge_train.data.outliers import FAMILIES
 from logo_edge_train.data.outliers.drawing import draw_picture
 from logo_edge_train.organize.kinds import DOCUMENT, LOGO, PHOTO, count_kinds, describe_kinds, kind_of, settle_kind
-from logo_edge_train.recipe import OPERATIONS, Architecture, AugmentConfig
+from logo_edge_train.recipe import OPERATIONS, AugmentConfig
 from logo_edge_train.recipe_io import recipe_from_dict
 
 CONTRACT = InputContract(96)

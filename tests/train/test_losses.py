@@ -22,10 +22,11 @@ from logo_edge_train.data.dataset import LogoDataset
 from logo_edge_train.data.manifest import Manifest, read_manifest
 from logo_edge_train.data.sampling import EpochOrder
 from logo_edge_train.fit import fit
+from logo_edge_train.fit_config import TeacherFit
 from logo_edge_train.losses import RECALL_MOMENTUM, SupervisedObjective, penalise_errors, supervised_objective
 from logo_edge_train.models import LogoNetwork, Prediction
 from logo_edge_train.optim import perturbing
-from logo_edge_train.recipe import TeacherAugment, TeacherFit
+from logo_edge_train.recipe import TeacherAugment
 from logo_edge_train.recipe_io import recipe_from_dict
 
 CPU = torch.device("cpu")

@@ -33,6 +33,7 @@ from logo_edge_train.data.manifest import (
     write_manifest,
 )
 from logo_edge_train.evaluate import confidence_metrics, ensemble_logits, short_metrics
+from logo_edge_train.fit_config import TeacherFit
 from logo_edge_train.keys import row_hashes
 from logo_edge_train.losses import SupervisedObjective
 from logo_edge_train.metrics import average_precision, is_correct, summarize
@@ -42,7 +43,7 @@ from logo_edge_train.organize.manifest_file import manifest_of
 from logo_edge_train.organize.organize import organize_images
 from logo_edge_train.organize.sources import read_source
 from logo_edge_train.organize.splits import SPLIT_SHARES, split_labels_by_group
-from logo_edge_train.recipe import CalibrateConfig, Recipe, TeacherFit
+from logo_edge_train.recipe import CalibrateConfig, Recipe
 from logo_edge_train.recipe_io import recipe_from_dict
 from logo_edge_train.train import check_multi_label
 

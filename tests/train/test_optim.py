@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn import functional
 
 from logo_edge_train.fit import fit
+from logo_edge_train.fit_config import FitConfig, SamConfig
 from logo_edge_train.optim import NORM_DECAY, RHO_RANGE, SharpnessAware, is_perturbed
-from logo_edge_train.recipe import FitConfig, SamConfig
 
 CPU = torch.device("cpu")
 LOGOS, CLASSES = 12, 3

@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from logo_edge.errors import DatasetError
 from logo_edge.images.load import load_image
 from logo_edge.tables.find import find_images
-from logo_edge_train.commands import find_manifest
+from logo_edge_train.command_line import find_manifest
 from logo_edge_train.data import processes
 from logo_edge_train.data.lookalikes import nearest_limit
 from logo_edge_train.data.manifest import LogoRow, Manifest, read_manifest

@@ -18,10 +18,12 @@ from torch import nn
 from logo_edge.errors import DatasetError, RecipeError, RunError
 from logo_edge.preprocess import InputContract
 from logo_edge_train import distributed, train
+from logo_edge_train.architecture import Architecture
 from logo_edge_train.checkpoints import load_network
 from logo_edge_train.data.augment import lay_on_background
 from logo_edge_train.data.manifest import FILES, LogoRow, read_manifest, write_manifest
 from logo_edge_train.data.pool import pool_rows
+from logo_edge_train.fit_config import PretrainFit, SamConfig
 from logo_edge_train.models import LogoNetwork
 from logo_edge_train.optim import SharpnessAware
 from logo_edge_train.pretrain.probe import linear_probe, neighbour_probe
@@ -38,7 +40,7 @@ from logo_edge_train.pretrain.simclr import (
 )
 from logo_edge_train.pretrain.views import NEIGHBOUR_PX, AspectViews, InkDataset, Pair, find_neighbours
 from logo_edge_train.progress import describe_epoch
-from logo_edge_train.recipe import ASPECTS, Architecture, AspectConfig, PretrainConfig, PretrainFit, SamConfig
+from logo_edge_train.recipe import ASPECTS, AspectConfig, PretrainConfig
 from logo_edge_train.recipe_io import recipe_from_dict
 from logo_edge_train.train import train_ensemble
 

@@ -12,9 +12,9 @@ from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 
 from logo_edge_train.fit import fit
+from logo_edge_train.fit_config import PhasesConfig, SamConfig, TeacherFit
 from logo_edge_train.models import LogoNetwork
 from logo_edge_train.progress import describe_epoch, describe_pace
-from logo_edge_train.recipe import PhasesConfig, SamConfig, TeacherFit
 from logo_edge_train.schedule import Schedule, cosine_share, plan_phases
 from logo_edge_train.tracker import scalars
 

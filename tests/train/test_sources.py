@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 
 from logo_edge.errors import DatasetError, MissingExtraError
 from logo_edge.names import csv_line
-from logo_edge_train.commands import data, find_manifest, train
+from logo_edge_train.command_line import find_manifest
+from logo_edge_train.commands import data, train
 from logo_edge_train.data.manifest import FILES, LogoRow, Manifest, read_manifest
 from logo_edge_train.organize.limits import describe_limits
 from logo_edge_train.organize.manifest_file import compare_with_source, manifest_of

@@ -22,17 +22,18 @@ from logo_edge.errors import MissingExtraError, RunError
 from logo_edge.files import without_nan
 from logo_edge.preprocess import InputContract
 from logo_edge_train import parallel, tracker
+from logo_edge_train.architecture import Architecture
 from logo_edge_train.checkpoints import load_network
 from logo_edge_train.commands import train
 from logo_edge_train.data.dataset import LogoDataset
 from logo_edge_train.data.manifest import Manifest, read_manifest
 from logo_edge_train.evaluate import accuracy_on
 from logo_edge_train.fit import fit
+from logo_edge_train.fit_config import FitConfig
 from logo_edge_train.losses import supervised_objective
 from logo_edge_train.models import LogoNetwork, attention_entropy, attention_layers
 from logo_edge_train.optim import optimizer_scalars
 from logo_edge_train.progress import FitProgress, describe_epoch, sparkline
-from logo_edge_train.recipe import Architecture, FitConfig
 from logo_edge_train.recipe_io import recipe_from_dict
 from logo_edge_train.tracker import Tracker, read_metrics
 from logo_edge_train.train import train_ensemble

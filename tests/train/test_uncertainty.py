@@ -25,12 +25,13 @@ from logo_edge_train.data.images import pixels_of
 from logo_edge_train.data.manifest import Manifest, targets_of
 from logo_edge_train.evaluate import ensemble_logits
 from logo_edge_train.fit import fit
+from logo_edge_train.fit_config import FitConfig
 from logo_edge_train.losses import supervised_objective
 from logo_edge_train.metrics import negative_log_likelihood
 from logo_edge_train.models import BayesianLinear, LogoNetwork, bayesian_layers
 from logo_edge_train.models.bayesian import RHO_SCALE
 from logo_edge_train.optim import parameter_groups
-from logo_edge_train.recipe import AugmentConfig, BayesConfig, FitConfig
+from logo_edge_train.recipe import AugmentConfig, BayesConfig
 from logo_edge_train.recipe_io import recipe_from_dict
 from logo_edge_train.runs import read_run
 from logo_edge_train.temperature import fit_temperature

@@ -8,9 +8,10 @@ import torch
 from safetensors.torch import load_file, save
 
 from logo_edge.files import write_file
+from logo_edge_train.architecture import Architecture
 from logo_edge_train.keys import file_hash
 from logo_edge_train.models import LogoNetwork, bayesian_layers, mean_weights, resize_layers
-from logo_edge_train.recipe import Architecture, TrainConfig
+from logo_edge_train.recipe import TrainConfig
 
 
 def save_member(path: Path, network: torch.nn.Module) -> str:

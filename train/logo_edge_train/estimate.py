@@ -16,9 +16,10 @@ from logo_edge_train.console import figures_table, percent
 from logo_edge_train.data.manifest import Manifest, read_manifest
 from logo_edge_train.data.pool import pool_rows, stratified_sample
 from logo_edge_train.device import describe_device
+from logo_edge_train.fit_config import LoopConfig, PhasesConfig
 from logo_edge_train.parallel import run_side_by_side
 from logo_edge_train.pretrain.simclr import pretrain
-from logo_edge_train.recipe import LoopConfig, PhasesConfig, PretrainConfig, Recipe, SearchConfig, TrainConfig
+from logo_edge_train.recipe import PretrainConfig, Recipe, SearchConfig, TrainConfig
 from logo_edge_train.train import (
     check_multi_label,
     check_splits,

@@ -20,10 +20,10 @@ from logo_edge_train import distributed
 from logo_edge_train.checkpoints import save_member
 from logo_edge_train.data.dataset import LogoDataset
 from logo_edge_train.data.sampling import EpochOrder
+from logo_edge_train.fit_config import LoopConfig
 from logo_edge_train.keys import artifact_key
 from logo_edge_train.optim import SharpnessAware, optimizer_scalars
 from logo_edge_train.parallel import count_cores
-from logo_edge_train.recipe import LoopConfig
 from logo_edge_train.resources import gpu_utilisation, keep_memory, peak_memory
 from logo_edge_train.schedule import Schedule
 from logo_edge_train.state import load_state, read_history, save_state

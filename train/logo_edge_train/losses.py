@@ -10,8 +10,8 @@ from torch import nn
 
 from logo_edge_train import distributed
 from logo_edge_train.data.augment import Intensity
+from logo_edge_train.fit_config import TeacherFit
 from logo_edge_train.optim import is_perturbed
-from logo_edge_train.recipe import TeacherFit
 
 NOISE_SAMPLES = 16  # draws of the logits if their variance is learned
 RECALL_MOMENTUM = 0.98  # per step: averages over about 50 steps

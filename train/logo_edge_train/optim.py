@@ -15,7 +15,7 @@ from timm.optim import Lookahead
 from torch import nn
 
 from logo_edge_train import distributed
-from logo_edge_train.recipe import SamConfig
+from logo_edge_train.fit_config import SamConfig
 
 SCALARS = {"lr": "learning_rate", "rho": "rho", "gradient_norm": "gradient_norm"}
 """Keys of a parameter group, and their names in a report."""

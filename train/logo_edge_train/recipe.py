@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Annotated, ClassVar, Literal, get_args
 
 from logo_edge.errors import RecipeError
-from logo_edge.preprocess import CROP, LETTERBOX, InputContract
+from logo_edge_train.architecture import Network, Networks, backbone_rule, size_rule
 from logo_edge_train.bounds import (
     Count,
     CountOrZero,
@@ -20,6 +18,7 @@ from logo_edge_train.bounds import (
     not_empty,
     within,
 )
+from logo_edge_train.fit_config import DistillFit, FewShotFit, FinetuneFit, PretrainFit, PruneFit, TeacherFit
 
 ASPECTS = ("geometric", "colour", "text", "shape")  # of a logo; pretraining has one head for each
 OPERATIONS = (  # of an augmentation policy; data/augment.py implements them
@@ -37,41 +36,10 @@ Quantizer = Literal["minmax", "percentile", "entropy", "nncf", "dynamic", "weigh
 When = Literal["off", "needed", "always"]
 Attention = Literal["none", "se", "cbam", "mhsa"]  # of a composed network: see models/composed.py
 Head = Literal["linear", "mlp", "attention_pool", "ensemble"]
-PRIOR_PREFIX = "logo_vit"  # these networks have a logo-type prior and a head of log variances
-NETWORK_FORM = "expected name@size_px, such as tf_efficientnet_lite0@128, or name@size_px:crop"
 OPERATION_FORM = (
     "expected name, probability and magnitude, 0 to 1 each, such as 'shear 0.3 0.5', with one of "
     + ", ".join(OPERATIONS)
 )
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """A network and its input: the name of a timm or composed network, the side of its square input in px, the fit.
-
-    The fit is LETTERBOX, or CROP for the central square of an image only.
-    """
-
-    model: str
-    size_px: int
-    fit: str = LETTERBOX
-
-    @classmethod
-    def parse(cls, text: str) -> Architecture:
-        """`name@size_px` or `name@size_px:crop`. Raises RecipeError for any other form."""
-        model, _, side = text.partition("@")
-        size, colon, fit = side.partition(":")
-        if not model or not size.isdecimal() or int(size) < 1 or (colon and fit != CROP):
-            raise RecipeError(f"network {text!r}; {NETWORK_FORM}")
-        return cls(model, int(size), fit or LETTERBOX)
-
-    def __str__(self) -> str:
-        return f"{self.model}@{self.size_px}" + f":{CROP}" * (self.fit == CROP)
-
-    @property
-    def contract(self) -> InputContract:
-        """The network's input: RGB, and the detail planes if its name has `+details`."""
-        return InputContract(self.size_px, details="details" in self.model.split("+"), fit=self.fit)
 
 
 @dataclass(frozen=True)
@@ -95,34 +63,6 @@ class Operation:
         return cls(name, probability, magnitude)
 
 
-size_rule = within(16, 1024)  # of an input's side, px; below 16, the last maps of a network are empty
-
-
-def network_rule(text: str) -> str | None:
-    """The rule of name@size_px: the network can be built for that input size."""
-    try:
-        architecture = Architecture.parse(text)
-    except RecipeError:
-        return NETWORK_FORM
-    return size_rule(architecture.size_px) or network_error(architecture.model, architecture.size_px)
-
-
-def backbone_rule(name: str) -> str | None:
-    """The rule of a search's backbone."""
-    return network_error(f"{name}+none+linear", 0)
-
-
-@cache
-def network_error(name: str, size_px: int, *, frozen_blocks: int = -1, grad_checkpointing: bool = False) -> str | None:
-    from logo_edge_train.models import check_network  # loads PyTorch and timm: seconds
-
-    try:
-        check_network(name, size_px, frozen_blocks=frozen_blocks, grad_checkpointing=grad_checkpointing)
-    except RecipeError as error:
-        return str(error)
-    return None
-
-
 def operation_rule(text: str) -> str | None:
     """The rule of an operation in the form of `Operation.parse`."""
     try:
@@ -144,173 +84,8 @@ def file_name_rule(name: str) -> str | None:
     return None if plain else "expected a name without slashes, and without blanks around it"
 
 
-Network = Annotated[str, network_rule]
-Networks = Annotated[tuple[Network, ...], not_empty]
 Pair = Annotated[str, pair_rule]
 Angle = Annotated[float, within(0, 180)]  # degrees
-
-
-@dataclass(frozen=True)
-class SamConfig:
-    """Sharpness-aware minimisation in the main phase: two passes a step (see optim.py).
-
-    `rho` is the radius of the perturbation, absolute ("sam") or relative to each weight's size ("asam"). Biases and
-    normalisation layers use `plain_scale` x rho, the first convolution `stem_scale` x rho. With `adapt`, rho is scaled
-    by (gradient norm / its running mean) to that power. `scope` selects the gradient that perturbs: the whole batch's
-    or, under torchrun, each process's own (m-sharpness).
-    """
-
-    kind: Literal["off", "sam", "asam"] = "off"
-    rho: Positive = 0.05
-    plain_scale: NotNegative = 1.0
-    stem_scale: NotNegative = 1.0
-    adapt: NotNegative = 0.0
-    scope: Literal["batch", "process"] = "batch"
-
-
-@dataclass(frozen=True)
-class PhasesConfig:
-    """Phases after the main phase, and the restarts of the main phase.
-
-    `ranger_epochs` of RAdam with Lookahead follow the main phase, then `finetune_epochs` of AdamW. Each has a cosine
-    from its own rate to 0. The cosine of the main phase restarts `restarts` times; each cycle is `restart_growth` times
-    as long as the one before.
-    """
-
-    ranger_epochs: CountOrZero = 0
-    ranger_rate: NotNegative = 5e-4
-    finetune_epochs: CountOrZero = 0
-    finetune_rate: NotNegative = 5e-5
-    restarts: CountOrZero = 0
-    restart_growth: Annotated[float, within(1)] = 2.0
-
-
-@dataclass(frozen=True)
-class LoopConfig:
-    """Settings of every fit. The learning rate is per step of `batch_size` images and decays by a cosine to 0.
-
-    Few images are shown in more than `epochs` epochs, until the fit has `least_steps` steps (`fitted_epochs`).
-    `accumulate` splits each batch into that many parts, which pass one after another before a step; this saves memory.
-    The ClassVars are constants for stages that do not have these switches.
-    """
-
-    epochs: Count = 20
-    least_steps: CountOrZero = 0
-    batch_size: Count = 32
-    learning_rate: Positive = 5e-4
-    weight_decay: NotNegative = 0.05
-    warmup_epochs: NotNegative = 1.0
-    ema_decay: ShareBelowOne = 0.995
-    gradient_clip: Positive = 1.0
-    accumulate: Count = 1
-    sam: SamConfig = SamConfig()
-    phases: PhasesConfig = PhasesConfig()
-    frozen_blocks: ClassVar[int] = -1
-    grad_checkpointing: ClassVar[bool] = False
-    amp: ClassVar[str] = "off"
-    compile: ClassVar[bool] = False
-
-    def fitted_epochs(self, steps: int) -> int:
-        """The epochs of a fit whose epochs have that many steps."""
-        return max(self.epochs, math.ceil(self.least_steps / steps))
-
-
-@dataclass(frozen=True)
-class FitConfig(LoopConfig):
-    """Settings for the fit of a whole network.
-
-    `grad_checkpointing` recomputes activations in the backward pass, which saves memory. `amp` is mixed precision in
-    bfloat16; "auto" uses it on GPUs that support it. `compile` is torch.compile.
-    """
-
-    frozen_blocks: Annotated[int, within(-1)] = -1  # stages after the stem that are not trained; -1: all are trained
-    grad_checkpointing: bool = False
-    amp: Literal["auto", "bf16", "off"] = "auto"
-    compile: bool = False
-
-
-@dataclass(frozen=True)
-class TeacherFit(FitConfig):
-    """How a teacher is fitted to labelled logos (losses.py, data/sampling.py).
-
-    Only networks with ImageNet weights have frozen blocks. `adaptive_focal` sets the gamma and the class weights of the
-    focal loss by each class's running recall. `confident_errors` and `prior_consistency` are loss weights; only
-    logo_vit has the logo-type prior. `balanced_batches` have equally many logos of each class. During
-    `curriculum_epochs` the training set grows from the easier half to all logos.
-    """
-
-    dropout: ShareBelowOne = 0.2
-    max_images: CountOrZero = 0  # 0: all; else a stratified sample of that size
-    label_smoothing: ShareBelowOne = 0.05
-    class_weight_power: NotNegative = 0.5  # p; the weight of a class is count**-p, normalised to mean 1
-    use_votes: bool = True  # the annotators' votes as soft labels
-    aleatoric: bool = False  # also learn the variance of each logit; needs a head of log variances
-    focal_gamma: NotNegative = 0.0  # 0: cross-entropy
-    adaptive_focal: bool = False
-    confident_errors: NotNegative = 0.0
-    prior_consistency: NotNegative = 0.0
-    balanced_batches: bool = False
-    curriculum_epochs: NotNegative = 0.0
-
-
-@dataclass(frozen=True)
-class PretrainFit(FitConfig):
-    """How a network learns from unlabelled logos; 0 epochs: not at all."""
-
-    epochs: CountOrZero = 0
-    batch_size: Count = 64
-    learning_rate: Positive = 2e-3
-    dropout: ShareBelowOne = 0.0
-    max_images: CountOrZero = 0
-
-
-@dataclass(frozen=True)
-class PruneFit(FitConfig):
-    """How a pruned student learns on from its teachers."""
-
-    epochs: Count = 3
-    batch_size: Count = 64
-    learning_rate: Positive = 3e-4
-    warmup_epochs: NotNegative = 0.3
-    max_images: CountOrZero = 0
-    use_votes: bool = True
-
-
-@dataclass(frozen=True)
-class DistillFit(FitConfig):
-    """How a student learns from its teachers."""
-
-    epochs: Count = 6
-    batch_size: Count = 64
-    dropout: ShareBelowOne = 0.2
-    max_images: CountOrZero = 0
-    use_votes: bool = True
-
-
-@dataclass(frozen=True)
-class FewShotFit(LoopConfig):
-    """How a few-shot method learns on episodes; `batch_size` episodes a step."""
-
-    epochs: Count = 10
-    batch_size: Count = 4
-    learning_rate: Positive = 3e-4
-    ema_decay: ShareBelowOne = 0.98
-    dropout: ShareBelowOne = 0.0
-    frozen_blocks: Annotated[int, within(-1)] = 5
-    amp: Literal["auto", "bf16", "off"] = "off"
-
-
-@dataclass(frozen=True)
-class FinetuneFit(LoopConfig):
-    """How an INT8 graph is fine-tuned on its FP32 parent, on the CPU in float32; 0 epochs: not at all."""
-
-    epochs: CountOrZero = 1
-    learning_rate: Positive = 1e-4
-    weight_decay: NotNegative = 0.0
-    warmup_epochs: NotNegative = 0.1
-    ema_decay: ShareBelowOne = 0.98
-    max_images: CountOrZero = 4800
-    use_votes: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)
@@ -418,7 +193,7 @@ class TrainConfig:
     seed: Seed = 0
     synthetic: Annotated[int, within(0, 100_000)] = 0
     outlier_share: ShareBelowOne = 0.0
-    fit: TeacherFit = TeacherFit()
+    fit: TeacherFit = field(default_factory=TeacherFit)
     augment: TeacherAugment = TeacherAugment()
     bayes: BayesConfig = BayesConfig()
 
@@ -455,7 +230,7 @@ class PretrainConfig:
     colour: AspectConfig = AspectConfig()
     text: AspectConfig = AspectConfig()
     shape: AspectConfig = AspectConfig()
-    fit: PretrainFit = PretrainFit()
+    fit: PretrainFit = field(default_factory=PretrainFit)
 
 
 @dataclass(frozen=True)
@@ -510,7 +285,7 @@ class PruneConfig:
     importance: Literal["taylor", "magnitude"] = "taylor"
     round_to: Count = 16
     images: Count = 128  # labelled images for taylor
-    fit: PruneFit = PruneFit()
+    fit: PruneFit = field(default_factory=PruneFit)
 
 
 @dataclass(frozen=True)
@@ -554,7 +329,7 @@ class DistillConfig:
     drawn: Annotated[int, within(0, 100_000)] = 0
     start_from_teacher: bool = True
     seed: Seed = 100
-    fit: DistillFit = DistillFit()
+    fit: DistillFit = field(default_factory=DistillFit)
     augment: AugmentConfig = AugmentConfig()
     prune: PruneConfig = PruneConfig()
 
@@ -587,7 +362,7 @@ class FewShotConfig:
     second_order: bool = True
     penalties: Annotated[tuple[Positive, ...], not_empty] = (1.0, 0.1, 0.01, 10.0)  # the first is the default
     seed: Seed = 0
-    fit: FewShotFit = FewShotFit()
+    fit: FewShotFit = field(default_factory=FewShotFit)
     augment: AugmentConfig = AugmentConfig(p_colour=0.3, hue_degrees=30.0)
 
 
@@ -638,7 +413,7 @@ class QuantizeConfig:
     mixed: When = "needed"
     most_restored: CountOrZero = 8
     reduce_range: bool = True
-    finetune: FinetuneFit = FinetuneFit()
+    finetune: FinetuneFit = field(default_factory=FinetuneFit)
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,10 @@ else:
     import tomli as tomllib
 
 from logo_edge.errors import RecipeError
+from logo_edge_train.architecture import PRIOR_PREFIX, Architecture, network_error
 from logo_edge_train.bounds import read_table
-from logo_edge_train.recipe import ASPECTS, PRIOR_PREFIX, Architecture, LoopConfig, Recipe, TrainConfig, network_error
+from logo_edge_train.fit_config import LoopConfig
+from logo_edge_train.recipe import ASPECTS, Recipe, TrainConfig
 
 BUILT_IN = Path(str(files("logo_edge_train") / "recipes"))
 

@@ -13,9 +13,10 @@ from safetensors.numpy import save as save_arrays
 
 from logo_edge.errors import RecipeError, RunError
 from logo_edge.files import json_text, write_file
+from logo_edge_train.architecture import Architecture
 from logo_edge_train.data.manifest import Manifest, read_manifest
 from logo_edge_train.keys import ROWS, check_rows, file_hash
-from logo_edge_train.recipe import Architecture, Recipe
+from logo_edge_train.recipe import Recipe
 from logo_edge_train.recipe_io import recipe_from_dict
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from logo_edge_train.fit_config import LoopConfig
 from logo_edge_train.optim import parameter_groups, ranger
-from logo_edge_train.recipe import LoopConfig
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import torch
 
 from logo_edge.errors import DatasetError, RecipeError
 from logo_edge_train import distributed
+from logo_edge_train.architecture import Architecture
 from logo_edge_train.checkpoints import save_member
 from logo_edge_train.data.augment import Intensity
 from logo_edge_train.data.dataset import LogoDataset, check_classes
@@ -31,6 +32,7 @@ from logo_edge_train.evaluate import (
     predict_logits,
 )
 from logo_edge_train.fit import count_loaders, fit
+from logo_edge_train.fit_config import TeacherFit
 from logo_edge_train.keys import (
     FITTED_WITH,
     ROWS,
@@ -49,7 +51,7 @@ from logo_edge_train.organize.features import measure_rows
 from logo_edge_train.organize.kinds import settle_kind
 from logo_edge_train.parallel import count_cores, run_side_by_side
 from logo_edge_train.pretrain.simclr import encoder_path, pretrain, start_from
-from logo_edge_train.recipe import Architecture, Recipe, TeacherFit, TrainConfig
+from logo_edge_train.recipe import Recipe, TrainConfig
 from logo_edge_train.runs import Run, read_run, read_run_record, save_logits, write_json, write_run_record
 from logo_edge_train.uncertainty import BayesianObjective
 

@@ -31,10 +31,11 @@ from logo_edge_train.data.icons import LABELS, fetch_logos
 from logo_edge_train.data.lookalikes import find_lookalikes
 from logo_edge_train.data.manifest import FILES, LogoRow, read_manifest, write_manifest
 from logo_edge_train.estimate import estimate_training
+from logo_edge_train.fit_config import FitConfig
 from logo_edge_train.keys import artifact_key, file_hash
 from logo_edge_train.parallel import count_cores, run_side_by_side
 from logo_edge_train.progress import FitProgress
-from logo_edge_train.recipe import FitConfig, Recipe
+from logo_edge_train.recipe import Recipe
 from logo_edge_train.recipe_io import load_recipe, recipe_from_dict
 from logo_edge_train.schedule import plan_phases
 from logo_edge_train.state import read_history

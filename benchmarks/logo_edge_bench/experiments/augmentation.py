@@ -28,6 +28,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from logo_edge.probabilities import softmax
 from logo_edge_bench.experiments.record import RUNS, Device, Out, file_name, keep_arrays, read_logos, write_record
+from logo_edge_train.architecture import Architecture
 from logo_edge_train.checkpoints import load_network, save_member
 from logo_edge_train.data.augment import make_augmentation, weaken
 from logo_edge_train.data.dataset import LogoDataset
@@ -37,10 +38,11 @@ from logo_edge_train.data.pool import stratified_sample
 from logo_edge_train.device import pick_device
 from logo_edge_train.evaluate import accuracy_on, predict_logits
 from logo_edge_train.fit import count_loaders, fit
+from logo_edge_train.fit_config import TeacherFit
 from logo_edge_train.losses import supervised_objective
 from logo_edge_train.models import LogoNetwork, has_imagenet_weights
 from logo_edge_train.progress import FitProgress
-from logo_edge_train.recipe import OPERATIONS, Architecture, AugmentConfig, TeacherAugment, TeacherFit
+from logo_edge_train.recipe import OPERATIONS, AugmentConfig, TeacherAugment
 
 FOLDS = 3
 MAGNITUDES = (1.0, 2 / 3, 1 / 3)  # the greatest first

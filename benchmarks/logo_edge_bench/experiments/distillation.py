@@ -28,6 +28,7 @@ from logo_edge_compress.quantize.qat import finetune
 from logo_edge_compress.quantize.static import quantize_body, round_body
 from logo_edge_compress.search.latency_table import latencies_by_turns
 from logo_edge_compress.verify import compare_logits, has_epistemic, run_onnx
+from logo_edge_train.architecture import Architecture
 from logo_edge_train.data.icons import fetch_logos
 from logo_edge_train.data.images import pixels_of
 from logo_edge_train.data.pool import stratified_sample
@@ -35,7 +36,6 @@ from logo_edge_train.device import pick_device
 from logo_edge_train.evaluate import predict_logits
 from logo_edge_train.keys import artifact_key, file_hash
 from logo_edge_train.progress import FitProgress
-from logo_edge_train.recipe import Architecture
 from logo_edge_train.recipe_io import recipe_from_dict
 from logo_edge_train.runs import Run, read_run
 

@@ -21,12 +21,13 @@ from typing import Annotated
 import torch
 
 from logo_edge_bench.experiments.record import RUNS, Device, Out, file_name, read_record, write_record
+from logo_edge_train.architecture import Architecture
 from logo_edge_train.data.icons import LABELS, fetch_logos
 from logo_edge_train.device import pick_device
 from logo_edge_train.few_shot.run import evaluate_few_shot, train_few_shot
 from logo_edge_train.models import has_imagenet_weights
 from logo_edge_train.progress import FitProgress
-from logo_edge_train.recipe import Architecture, FewShotConfig
+from logo_edge_train.recipe import FewShotConfig
 
 TASKS = {  # types are always 4-way
     "brands-1": {"task": "brands", "shots": 1},

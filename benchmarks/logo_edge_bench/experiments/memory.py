@@ -22,11 +22,12 @@ from rich.progress import track
 from torch.utils.data import TensorDataset
 
 from logo_edge_bench.experiments.record import Device
+from logo_edge_train.architecture import Architecture
 from logo_edge_train.device import describe_device, pick_device
 from logo_edge_train.fit import fit
+from logo_edge_train.fit_config import FitConfig
 from logo_edge_train.losses import supervised_objective
 from logo_edge_train.models import LogoNetwork
-from logo_edge_train.recipe import Architecture, FitConfig
 from logo_edge_train.resources import peak_memory
 
 NETWORKS = ("tf_efficientnet_lite0@192", "vit_tiny_patch16_224@224")

@@ -36,6 +36,7 @@ from logo_edge_bench.experiments.record import ROOT, RUNS, Out, read_record, wri
 from logo_edge_bench.machine import usable_cpus
 from logo_edge_bench.processes import Worker, median_ms, settle
 from logo_edge_bench.systems import System
+from logo_edge_train.architecture import Architecture
 from logo_edge_train.data.manifest import SPLITS, Manifest, read_manifest, targets_of
 from logo_edge_train.evaluate import ensemble_logits
 from logo_edge_train.keys import data_hash, row_hashes
@@ -48,7 +49,6 @@ from logo_edge_train.metrics import (
     probabilities_of,
     wilson_interval,
 )
-from logo_edge_train.recipe import Architecture
 from logo_edge_train.recipe_io import load_recipe
 from logo_edge_train.runs import read_run
 

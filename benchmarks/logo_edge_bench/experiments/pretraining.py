@@ -25,16 +25,18 @@ import torch
 
 from logo_edge_bench.experiments.record import RUNS, Device, Out, file_name, read_record, write_record
 from logo_edge_bench.experiments.training_tables import first_epoch
+from logo_edge_train.architecture import Architecture
 from logo_edge_train.data.icons import LABELS, fetch_logos
 from logo_edge_train.data.images import pixels_of
 from logo_edge_train.data.lookalikes import find_lookalikes
 from logo_edge_train.data.manifest import read_manifest, targets_of
 from logo_edge_train.device import pick_device
+from logo_edge_train.fit_config import TeacherFit
 from logo_edge_train.models import LogoNetwork, has_imagenet_weights
 from logo_edge_train.pretrain.probe import features_of, linear_probe, neighbour_probe
 from logo_edge_train.pretrain.simclr import start_from
 from logo_edge_train.progress import FitProgress
-from logo_edge_train.recipe import Architecture, PretrainConfig, Recipe, TeacherFit, TrainConfig
+from logo_edge_train.recipe import PretrainConfig, Recipe, TrainConfig
 from logo_edge_train.train import pretrain_networks, train_ensemble
 
 EMPTY = {"split": "val", "entries": []}

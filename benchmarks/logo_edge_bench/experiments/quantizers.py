@@ -41,6 +41,7 @@ from logo_edge_compress.quantize.weight_only import store_int4, store_int8
 from logo_edge_compress.search.latency_table import latencies_by_turns
 from logo_edge_compress.verify import Tolerance, compare_logits, run_onnx
 from logo_edge_report.charts import layer_bars
+from logo_edge_train.architecture import Architecture
 from logo_edge_train.checkpoints import load_network
 from logo_edge_train.data.images import pixels_of
 from logo_edge_train.data.manifest import Manifest, targets_of
@@ -48,7 +49,6 @@ from logo_edge_train.data.pool import stratified_sample
 from logo_edge_train.keys import artifact_key
 from logo_edge_train.metrics import wilson_interval
 from logo_edge_train.progress import FitProgress
-from logo_edge_train.recipe import Architecture
 from logo_edge_train.runs import Run, read_run, write_text
 
 ROUNDS = 3  # of all artifacts by turns, so that a disturbance affects all of them

@@ -17,10 +17,10 @@ from rich.progress import track
 from logo_edge_compress.quantize.rounding import correct_biases
 from logo_edge_compress.quantize.static import quantize_body, round_body
 from logo_edge_compress.verify import compare_logits, run_onnx
+from logo_edge_train.architecture import Architecture
 from logo_edge_train.data.images import pixels_of
 from logo_edge_train.data.manifest import targets_of
 from logo_edge_train.data.pool import stratified_sample
-from logo_edge_train.recipe import Architecture
 from logo_edge_train.runs import read_run
 
 METHODS = ("minmax", "percentile")

@@ -20,10 +20,11 @@ from logo_edge_compress.distill.prune import count_macs, prune_channels
 from logo_edge_compress.onnx.export import export_onnx
 from logo_edge_compress.quantize.static import quantize_body, round_body
 from logo_edge_compress.search.latency_table import latencies_by_turns
+from logo_edge_train.architecture import Architecture
 from logo_edge_train.data.icons import LABELS
 from logo_edge_train.data.manifest import read_manifest
 from logo_edge_train.models import LogoNetwork, has_imagenet_weights
-from logo_edge_train.recipe import Architecture, PruneConfig
+from logo_edge_train.recipe import PruneConfig
 
 LITE = "tf_efficientnet_lite0"
 STUDENTS = (

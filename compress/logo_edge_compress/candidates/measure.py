@@ -18,10 +18,10 @@ from logo_edge_compress.candidates.store import Candidate
 from logo_edge_compress.select import Row
 from logo_edge_compress.timing import Cost, Opened, measure_side_by_side
 from logo_edge_compress.work import Say, Work
+from logo_edge_train.architecture import Architecture
 from logo_edge_train.evaluate import ensemble_logits, short_metrics
 from logo_edge_train.keys import artifact_key
 from logo_edge_train.metrics import debiased_calibration_error, debiased_ece, is_correct, outcomes_of, probabilities_of
-from logo_edge_train.recipe import Architecture
 from logo_edge_train.runs import write_json
 
 

@@ -17,8 +17,8 @@ from logo_edge_compress.pack import describe_calibration, describe_data, pack_bu
 from logo_edge_compress.quantize.fitting import describe_fitting, fitting_rows
 from logo_edge_compress.report import Stage, candidate_stage, describe_abstention, describe_stage, teachers_stage
 from logo_edge_compress.work import Work
+from logo_edge_train.architecture import Architecture
 from logo_edge_train.keys import versions
-from logo_edge_train.recipe import Architecture
 
 FORMAT_NAMES = {
     "onnxruntime": "ONNX",

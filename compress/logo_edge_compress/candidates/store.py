@@ -13,9 +13,9 @@ from safetensors.numpy import load_file as load_arrays
 from logo_edge_compress.candidates.pixels import FITTING, pixel_files
 from logo_edge_compress.convert.environments import LOCKS
 from logo_edge_compress.distill.distill import CHECKPOINT
+from logo_edge_train.architecture import Architecture
 from logo_edge_train.data.manifest import Manifest
 from logo_edge_train.keys import artifact_key, file_hash, source_hash, versions
-from logo_edge_train.recipe import Architecture
 from logo_edge_train.runs import Run, write_json
 
 MADE_WITH = ("numpy", "onnx", "onnxruntime", "torch")

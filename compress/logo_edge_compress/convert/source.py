@@ -16,9 +16,9 @@ from logo_edge.preprocess import InputContract, preprocess
 from logo_edge.tables.find import walk_images
 from logo_edge_compress.convert.request import Images
 from logo_edge_compress.quantize.fitting import check_files, check_fitting, describe_fitting, fitting_rows
+from logo_edge_train.architecture import Architecture
 from logo_edge_train.data.manifest import read_manifest
 from logo_edge_train.keys import ROWS, check_rows, file_hash
-from logo_edge_train.recipe import Architecture
 
 LEAST_IMAGES = 8  # fewer are too few to verify an artifact
 FITTING_IMAGES = 32

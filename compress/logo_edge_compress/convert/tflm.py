@@ -12,7 +12,8 @@ import onnx
 from logo_edge.errors import ExportError
 from logo_edge.files import folder_beside, write_file
 from logo_edge_compress.convert.environments import run_converter
-from logo_edge_compress.convert.flatbuffer import audit, signed, write_flatbuffer
+from logo_edge_compress.convert.flatbuffer import audit, write_flatbuffer
+from logo_edge_compress.convert.flatbuffer_writer import signed
 from logo_edge_compress.convert.request import Request
 from logo_edge_compress.onnx.dequantize import Grid, logits_grid
 from logo_edge_compress.onnx.graph import LOGITS

@@ -25,6 +25,7 @@ from logo_edge_compress.distill.soft_targets import (
     StoredBatches,
     open_teacher,
 )
+from logo_edge_train.architecture import Architecture
 from logo_edge_train.checkpoints import load_network, save_member
 from logo_edge_train.data.images import telling_reads
 from logo_edge_train.data.lookalikes import leave_out
@@ -49,7 +50,7 @@ from logo_edge_train.keys import (
 from logo_edge_train.models import LogoNetwork, has_imagenet_weights, is_sized
 from logo_edge_train.organize.kinds import spare_classes
 from logo_edge_train.parallel import count_cores
-from logo_edge_train.recipe import Architecture, DistillConfig
+from logo_edge_train.recipe import DistillConfig
 from logo_edge_train.resources import return_memory
 from logo_edge_train.review.frozen_features import Features
 from logo_edge_train.review.panel import panel_probabilities

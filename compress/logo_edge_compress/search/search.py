@@ -25,6 +25,7 @@ from logo_edge_compress.search.gradient import architecture_gradient, derive, ex
 from logo_edge_compress.search.latency_table import CHOICES, LatencyTable
 from logo_edge_compress.search.plot import plot_search
 from logo_edge_compress.search.supernet import Supernet
+from logo_edge_train.architecture import Architecture
 from logo_edge_train.data.dataset import LogoDataset, check_classes
 from logo_edge_train.data.images import telling_reads
 from logo_edge_train.data.lookalikes import leave_out
@@ -47,7 +48,7 @@ from logo_edge_train.optim import parameter_groups
 from logo_edge_train.organize.kinds import settle_kind
 from logo_edge_train.organize.splits import split_by_group
 from logo_edge_train.parallel import count_cores
-from logo_edge_train.recipe import Architecture, Recipe, SearchConfig
+from logo_edge_train.recipe import Recipe, SearchConfig
 from logo_edge_train.recipe_io import recipe_to_toml
 from logo_edge_train.resources import keep_memory
 from logo_edge_train.runs import write_json, write_text

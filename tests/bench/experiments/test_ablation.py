@@ -11,7 +11,7 @@ from PIL import Image
 
 from logo_edge_bench.experiments import ablation
 from logo_edge_train.data.manifest import FILES, LogoRow, read_manifest, write_manifest
-from logo_edge_train.recipe import FitConfig, SamConfig
+from logo_edge_train.fit_config import FitConfig, SamConfig
 from logo_edge_train.recipe_io import load_recipe
 
 TINY = {

@@ -14,11 +14,12 @@ from logo_edge.errors import DatasetError, ImageError
 from logo_edge.images.load import load_image
 from logo_edge.names import shown
 from logo_edge.tables.find import walk_images
+from logo_edge_train.architecture import Architecture
 from logo_edge_train.data.images import ImageFiles
 from logo_edge_train.few_shot.episodes import VIEWS, Drawings
 from logo_edge_train.few_shot.methods import FewShotNetwork, embed_pixels
 from logo_edge_train.few_shot.run import build_network
-from logo_edge_train.recipe import Architecture, Recipe
+from logo_edge_train.recipe import Recipe
 
 
 def frozen_network() -> FewShotNetwork:

@@ -24,12 +24,13 @@ from torch.utils.data import Dataset
 from logo_edge.errors import DatasetError
 from logo_edge.likeness.parts import split_drawing
 from logo_edge.preprocess import InputContract, preprocess
+from logo_edge_train.architecture import Architecture
 from logo_edge_train.data.augment import make_augmentation
 from logo_edge_train.data.images import KEPT_SCALE, map_images, shrink
 from logo_edge_train.data.lookalikes import leave_out
 from logo_edge_train.data.manifest import LogoRow, Manifest
 from logo_edge_train.data.pool import pool_rows
-from logo_edge_train.recipe import Architecture, FewShotConfig
+from logo_edge_train.recipe import FewShotConfig
 
 PARTS = 3  # of a drawing: the whole, and the parts before and after its widest gap
 VIEWS = tuple((part, grey) for grey in (False, True) for part in range(PARTS))  # in the order of the shots

@@ -18,10 +18,11 @@ from torch.func import functional_call, grad
 from torch.nn import functional
 
 from logo_edge.errors import RecipeError
+from logo_edge_train.architecture import Architecture
 from logo_edge_train.fit import Objective
 from logo_edge_train.models import LogoNetwork
 from logo_edge_train.models.normalise import normalise
-from logo_edge_train.recipe import Architecture, FewShotConfig
+from logo_edge_train.recipe import FewShotConfig
 
 SCALE = 10.0  # of logits of features of length 1, where it begins
 RATE_PACE = 50.0  # learned rates change faster than weights by this factor: otherwise they are learned too late

@@ -17,6 +17,7 @@ import torch
 
 from logo_edge.errors import RecipeError, RunError
 from logo_edge_train import distributed
+from logo_edge_train.architecture import Architecture
 from logo_edge_train.checkpoints import load_weights, save_member
 from logo_edge_train.data.manifest import LogoRow, Manifest, read_one_label
 from logo_edge_train.data.pool import data_inputs
@@ -36,7 +37,7 @@ from logo_edge_train.keys import (
 )
 from logo_edge_train.metrics import bootstrap
 from logo_edge_train.models import LogoNetwork, has_imagenet_weights
-from logo_edge_train.recipe import Architecture, FewShotConfig
+from logo_edge_train.recipe import FewShotConfig
 from logo_edge_train.recipe_io import recipe_from_dict
 from logo_edge_train.runs import write_json
 

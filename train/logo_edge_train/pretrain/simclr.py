@@ -20,6 +20,7 @@ from torch.nn import functional
 from logo_edge.errors import DatasetError, RunError
 from logo_edge.preprocess import InputContract
 from logo_edge_train import distributed
+from logo_edge_train.architecture import Architecture
 from logo_edge_train.checkpoints import load_weights, save_member
 from logo_edge_train.data.images import stored_pixels, telling_reads
 from logo_edge_train.data.manifest import LogoRow, Manifest, read_manifest
@@ -29,7 +30,7 @@ from logo_edge_train.models import LogoNetwork, has_imagenet_weights
 from logo_edge_train.optim import is_perturbed
 from logo_edge_train.pretrain.probe import features_of, neighbour_probe
 from logo_edge_train.pretrain.views import NEIGHBOUR_PX, AspectViews, InkDataset, find_neighbours
-from logo_edge_train.recipe import ASPECTS, Architecture, PretrainConfig
+from logo_edge_train.recipe import ASPECTS, PretrainConfig
 from logo_edge_train.runs import write_json
 from logo_edge_train.state import read_history
 

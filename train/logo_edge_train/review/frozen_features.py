@@ -13,6 +13,7 @@ from safetensors.numpy import save as save_arrays
 
 from logo_edge.files import write_file
 from logo_edge.preprocess import InputContract
+from logo_edge_train.architecture import Architecture
 from logo_edge_train.data.images import pixels_of
 from logo_edge_train.data.manifest import LogoRow, Manifest
 from logo_edge_train.data.processes import each_in_processes
@@ -21,7 +22,7 @@ from logo_edge_train.models import LogoNetwork, has_imagenet_weights
 from logo_edge_train.organize.features import measure_file
 from logo_edge_train.organize.label_proposer import place_on_curves
 from logo_edge_train.pretrain.probe import features_of
-from logo_edge_train.recipe import Architecture, ReviewConfig
+from logo_edge_train.recipe import ReviewConfig
 from logo_edge_train.review.fades import measure_fades
 from logo_edge_train.review.lettering import describe_lettering, read_rows
 from logo_edge_train.state import read_metadata
