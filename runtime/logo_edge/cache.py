@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from logo_edge.errors import LogoEdgeError
-from logo_edge.files import json_text, write_file
+from logo_edge.files import json_text, noting, write_file
 
 KEPT = 200  # results; the file is read at every start
 
@@ -39,7 +39,7 @@ def remembered(key: dict, measure: Callable[[], dict]) -> dict:
     Results are kept in `backends.json` in the cache folder, the last KEPT of them; where it cannot be written, every
     process measures again.
     """
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    digest = _digest(key)
     try:
         path = results_file()
     except LogoEdgeError:  # no home folder is known
@@ -51,6 +51,27 @@ def remembered(key: dict, measure: Callable[[], dict]) -> dict:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_file(path, json_text(known))
     return known[digest]["found"]
+
+
+@contextmanager
+def trying(key: dict) -> Iterator[Path | None]:
+    """For a block in which a library may end the process; yields the note of an earlier one that it has ended, if any.
+
+    The note lies in the folder `trials` beside the results while the block runs, and stays if the process crashes or is
+    killed there. Where it cannot be written, none is known.
+    """
+    with ExitStack() as stack:
+        try:
+            note = results_file().parent / "trials" / _digest(key)
+            note.parent.mkdir(parents=True, exist_ok=True)
+            was_left = stack.enter_context(noting(note))
+        except (OSError, LogoEdgeError):
+            was_left = False
+        yield note if was_left else None
+
+
+def _digest(key: dict) -> str:
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def results_file() -> Path:

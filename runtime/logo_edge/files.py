@@ -116,6 +116,29 @@ def changing(path: str | os.PathLike) -> Iterator[None]:
             os.close(lock)
 
 
+@contextmanager
+def noting(path: str | os.PathLike) -> Iterator[bool]:
+    """Keeps a file at `path` while the block runs; yields whether an earlier process ended inside such a block.
+
+    The file of such a process stays. Waits while another process is in the block; where files have no locks, that one
+    counts as ended too. Raises OSError.
+    """
+    path = Path(path)
+    lock = _lock(path)
+    try:
+        was_left = path.stat().st_size > 0
+        if not was_left:
+            path.write_bytes(b"in progress\n")
+        try:
+            yield was_left
+        finally:
+            if not was_left:
+                path.unlink(missing_ok=True)
+    finally:
+        if lock is not None:
+            os.close(lock)
+
+
 def _lock(path: Path, flags: int = 0) -> int | None:
     """A descriptor that holds the lock of the file, which is created if missing; None where files have no locks."""
     while True:

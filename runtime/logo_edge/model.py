@@ -227,8 +227,8 @@ def _fastest(bundle: Bundle, artifact: ModelFile | None, resources: Resources, v
         return lambda: model.logits(pixels)
 
     models = {choice: artifact.sha256 if artifact else view.model_sha256 for choice, (view, _) in choices.items()}
-    key = {"backends": models, **asdict(resources), "versions": installed_versions(), **fingerprint()}
-    return choices[fastest(list(choices), prepare, key, str(bundle.folder))]
+    here = {"versions": installed_versions(), **fingerprint()}
+    return choices[fastest(models, prepare, asdict(resources), here, str(bundle.folder))]
 
 
 def _read_artifact(bundle: Bundle, path: Path) -> ModelFile:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -161,3 +164,51 @@ def test_of_equally_quick_ones_the_bundles_own_model_runs(carrying, quickest):
     quickest("none")
     classifier = Classifier.load(carrying(), backend="auto")
     assert (classifier.bundle.model.file, classifier.backend) == ("model.onnx", "onnxruntime")
+
+
+START = """
+import os, signal, sys
+from logo_edge import Classifier
+from logo_edge.backends.choose import BACKENDS
+from logo_edge.backends.onnxruntime import OnnxRuntime
+
+class Crashing(OnnxRuntime):  # in the given method of the backend "openvino", whose library is installed here
+    def __init__(self, *options):
+        self.runs = 0
+        if WHEN == "opened":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        super().__init__(*options)
+
+    def run(self, *options):
+        self.runs += 1
+        if WHEN == "timed" and self.runs > 40:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return super().run(*options)
+
+bundle, WHEN = sys.argv[1:]
+BACKENDS["openvino"] = Crashing
+print(Classifier.load(bundle, backend="auto").backend)
+"""
+
+
+@pytest.mark.parametrize(
+    ("when", "complaint"),
+    [("opened", "openvino is left out"), ("timed", "onnxruntime runs, and no comparison with openvino")],
+)
+def test_a_library_that_crashes_ends_one_start_and_is_left_out_of_the_next(
+    fake_bundle, tmp_path, monkeypatch, when, complaint
+):
+    monkeypatch.setenv("LOGO_EDGE_CACHE", str(tmp_path / "cache"))
+    start = [sys.executable, "-c", START, fake_bundle(), when]
+    crashed, next_one, third = (subprocess.run(start, capture_output=True, text=True, timeout=120) for _ in range(3))
+    assert (crashed.returncode, crashed.stdout) == (-signal.SIGSEGV, "")
+    assert (next_one.returncode, next_one.stdout) == (0, "onnxruntime\n"), next_one.stderr
+    assert f"{complaint}: an earlier process ended while it tried that" in next_one.stderr
+    assert f"delete {tmp_path / 'cache' / 'trials'} and backends.json" in next_one.stderr
+    assert (third.stdout, third.stderr) == ("onnxruntime\n", ""), "the choice is remembered"
+
+
+def test_no_note_of_a_trial_stays_where_no_process_ends(carrying, quickest, findings):
+    quickest(f"{FILE}, onnxruntime")
+    assert Classifier.load(carrying(), backend="auto").bundle.model.file == FILE
+    assert list((findings.parent / "trials").iterdir()) == []

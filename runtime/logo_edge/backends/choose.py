@@ -7,7 +7,7 @@ Only ONNX Runtime is in the base install; every library is loaded when its backe
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,8 +21,8 @@ from logo_edge.backends.onnxruntime import OnnxRuntime
 from logo_edge.backends.openvino import OpenVino
 from logo_edge.backends.tensorrt import TensorRT
 from logo_edge.backends.torchscript import TorchScript
-from logo_edge.cache import remembered
-from logo_edge.errors import BundleError, LogoEdgeError, MissingExtraError
+from logo_edge.cache import remembered, trying
+from logo_edge.errors import BundleError, LogoEdgeError, MissingExtraError, warn
 from logo_edge.machine import on_cores
 
 AUTO = "auto"
@@ -33,6 +33,10 @@ READS = {  # the backends that read a kind of model file
     suffix: tuple(name for name, backend in BACKENDS.items() if suffix in backend.suffixes)
     for suffix in dict.fromkeys(suffix for backend in BACKENDS.values() for suffix in backend.suffixes)
 }
+ENDED = (
+    "an earlier process ended while it tried that, by a crash or because it was killed. To try again, delete "
+    "{0.parent} and backends.json beside it"
+)
 OWN_GRAPH = READS[".onnx"]  # those that run the bundle's own model file
 
 
@@ -74,26 +78,39 @@ def candidates(path: Path) -> list[str]:
     return installed
 
 
-def fastest(names: Sequence[str], prepare: Callable[[str], Callable[[], object]], key: dict, model: str) -> str:
-    """The name whose `prepare(name)()` is fastest; all take turns, once per `key`, and the times are kept in the cache.
+def fastest(
+    models: dict[str, str], prepare: Callable[[str], Callable[[], object]], settings: dict, here: dict, bundle: str
+) -> str:
+    """The name whose `prepare(name)()` is fastest; all take turns, and the times are kept in the cache.
 
-    A name for which `prepare` fails is left out. Raises BundleError, naming `model`, where all are.
+    `models`: by name, the sha256 of its model; `here`: the machine and versions. A name for which `prepare` fails is
+    left out; so is one that ended an earlier process, as native libraries may crash, with a warning, unless it is the
+    first. Raises BundleError, naming `bundle`, where all fail.
     """
 
     def measure() -> dict[str, float]:
         from logo_edge import timing
 
-        calls, refusals = {}, []
-        for name in names:
+        first, calls, refusals = next(iter(models)), {}, []
+        for name in models:
             try:
-                calls[name] = prepare(name)
+                with trying({"choice": name, "model": models[name], **here}) as note:
+                    if note and name != first:
+                        warn(f"{name} is left out: {ENDED.format(note)}")
+                        continue
+                    calls[name] = prepare(name)
             except Exception as error:  # a library may fail in any way; the others run
                 refusals.append(f"{name}: {error}")
         if not calls:
-            raise BundleError(f"{model}: no backend runs it here. {'; '.join(refusals)}")
-        return timing.measure_by_turns(calls)
+            raise BundleError(f"{bundle}: no backend runs it here. {'; '.join(refusals)}")
+        with trying({"by turns": models, **here}) as note:
+            if note:
+                name = next(iter(calls))
+                warn(f"{name} runs, and no comparison with {', '.join([*calls][1:])}: {ENDED.format(note)}")
+                calls = {name: calls[name]}
+            return timing.measure_by_turns(calls)
 
-    times_ms = remembered(key, measure)
+    times_ms = remembered({"backends": models, **settings, **here}, measure)
     return min(times_ms, key=times_ms.__getitem__)
 
 
