@@ -22,7 +22,7 @@ from logo_edge_bench.experiments import (
     compression_tables,
     figures,
     own_tables,
-    peers,
+    peer_tables,
     references,
     runtime_tables,
     shipped,
@@ -32,7 +32,7 @@ from logo_edge_bench.experiments.record import BUNDLES, RESULTS, ROOT, read_reco
 from logo_edge_train.provenance import hashes_of
 
 MARKED = re.compile(r"(<!-- table: (\w+)(?:: ([^\n]+))? -->\n).*?(<!-- end -->)", re.DOTALL)
-MODULES = (compression_tables, own_tables, peers, runtime_tables, shipped, training_tables)
+MODULES = (compression_tables, own_tables, peer_tables, runtime_tables, shipped, training_tables)
 EXPERIMENTS = "python -m logo_edge_bench.experiments"
 COMMANDS = {  # that write a result; of the others, the experiment of the same name
     "bench": "make bench",

@@ -12,8 +12,7 @@ from typing import Annotated
 import pytest
 
 from logo_edge.bundle.record import DEFAULT_BUNDLE, read_bundle
-from logo_edge_bench.experiments import compression_tables, labels, shipped, tables, training_tables
-from logo_edge_bench.experiments import peers as peer_tables
+from logo_edge_bench.experiments import compression_tables, labels, peer_tables, shipped, tables, training_tables
 from logo_edge_bench.experiments.__main__ import build_parser, list_modules, main
 from logo_edge_bench.experiments.record import result_path, write_record
 
