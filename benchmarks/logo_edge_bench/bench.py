@@ -33,6 +33,7 @@ from logo_edge_bench.systems import PERCENTILE, System
 from logo_edge_train.data.manifest import LogoRow, Manifest, labelled_rows, targets_of
 from logo_edge_train.metrics import summarize
 from logo_edge_train.provenance import provenance
+from logo_edge_train.temperature import fit_temperature
 
 FORMAT, FORMAT_VERSION = "logo-edge-bench", 1
 STAGES = ("preprocess", "inference", "end_to_end")
@@ -124,11 +125,13 @@ def run_bench(
     preset: Preset,
     *,
     starts: dict[str, tuple[str, ...]] | None = None,
+    calib: Images | None = None,
     say: Say = lambda line: None,
 ) -> dict:
     """The result of one run, ready for JSON: a row for each system, ratios to the first, the machine, warnings.
 
-    `starts` are further commands, by name, whose process starts are timed by turns with those of the systems. A system
+    `starts` are further commands, by name, whose process starts are timed by turns with those of the systems. With
+    `calib`, the rows of systems that are no bundles also have a temperature fitted there, and their ECE at it. A system
     that does not load, such as one that fails its golden vectors, is left out; the reasons are in `not_measured`.
     Raises BenchError where the first system or all others do not load, or one fails later, does not settle, or shares
     its name.
@@ -145,7 +148,7 @@ def run_bench(
             worker = stack.enter_context(Worker(system, cpus[: system.threads], list(images.labels)))
             one = _Measured(system, worker)
             try:
-                one.prepare(images, preset, say)
+                one.prepare(images, calib, preset, say)
             except BenchError as error:
                 refused[system.name] = str(error)
                 if len(refused) == max(1, len(systems) - 1) or not measured:
@@ -204,14 +207,26 @@ class _Measured:
         self.settled_ms: list[float] = []
         self.switches = 0
 
-    def prepare(self, images: Images, preset: Preset, say: Say) -> None:
+    def prepare(self, images: Images, calib: Images | None, preset: Preset, say: Say) -> None:
         paths = images.paths if images.rows else images.timed
         say(f"{self.system.name}: loading, and {len(paths)} images" + " for its accuracy" * bool(images.rows))
         self.description = self.worker.ask("load")
-        probabilities = np.array(self.worker.ask("predict", paths=paths)["probabilities"])
-        self.accuracy = _summarize(probabilities, len(paths), images)
+        logits = self._predict(paths, images)
+        self.accuracy = _summarize(logits, images)
+        if calib and images.rows and self.system.kind != "bundle":
+            self.accuracy["calibrated"] = _calibrate(logits, images, self._predict(calib.paths, calib), calib)
         stages = self.worker.ask("prepare", paths=images.timed, batch=self.system.batch)["stages"]
         self.times = {stage: [] for stage in stages}
+
+    def _predict(self, paths: Sequence[str], images: Images) -> np.ndarray:
+        """(N, K) logarithms of the system's probabilities. Raises BenchError where it gives others."""
+        probabilities = np.array(self.worker.ask("predict", paths=paths)["probabilities"])
+        if probabilities.shape != (len(paths), len(images.labels)) or not np.isfinite(probabilities).all():
+            raise BenchError(
+                f"found probabilities of shape {probabilities.shape}; expected {len(paths)} rows of "
+                f"{len(images.labels)} finite numbers"
+            )
+        return np.log(np.maximum(probabilities, 1e-12))
 
     def warm_up(self, preset: Preset, say: Say) -> None:
         def window() -> float:
@@ -275,20 +290,22 @@ def _without_milliseconds(row: dict) -> dict:
     return {key: value for key, value in row.items() if key not in ("latency", "load_s")} | {"noise": noise}
 
 
-def _summarize(probabilities: np.ndarray, count: int, images: Images) -> dict:
-    """`metrics.summarize` and the worst class of (N, K) calibrated probabilities; empty of images without labels."""
-    if probabilities.shape != (count, len(images.labels)) or not np.isfinite(probabilities).all():
-        raise BenchError(
-            f"found probabilities of shape {probabilities.shape}; expected {count} rows of "
-            f"{len(images.labels)} finite numbers"
-        )
+def _summarize(logits: np.ndarray, images: Images) -> dict:
+    """`metrics.summarize` and the worst class of (N, K) logits as they are; empty of images without labels."""
     if not images.rows:
         return {}
     sure = np.array([row.sure for row in images.rows], bool)
-    logits = np.log(np.maximum(probabilities, 1e-12))
     accuracy = summarize(logits, targets_of(images.rows, images.labels), sure, 1.0, images.labels)
     label, recall = min(accuracy["recall"].items(), key=lambda item: item[1]["value"])
     return {"accuracy": accuracy, "worst_class": {"label": label, **recall}}
+
+
+def _calibrate(logits: np.ndarray, images: Images, calib_logits: np.ndarray, calib: Images) -> dict:
+    """The temperature fitted on calib, as a bundle's is, and the calibration error of (N, K) logits at it."""
+    temperature = fit_temperature(calib_logits, targets_of(calib.rows, calib.labels))
+    sure = np.array([row.sure for row in images.rows], bool)
+    figures = summarize(logits, targets_of(images.rows, images.labels), sure, temperature, images.labels)
+    return {"temperature": temperature, "ece": figures["ece"], "ece_debiased": figures["ece_debiased"]}
 
 
 def _ratios(measured: list[_Measured]) -> dict[str, dict]:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -25,7 +26,7 @@ from PIL import Image
 
 from logo_edge.bundle.record import DEFAULT_BUNDLE, Bundle, read_bundle
 from logo_edge.errors import LogoEdgeError
-from logo_edge_bench.bench import PRESETS, read_images, run_bench, write_result
+from logo_edge_bench.bench import PRESETS, Images, read_images, run_bench, write_result
 from logo_edge_bench.page import write_report
 from logo_edge_bench.result_tables import markdown_of
 from logo_edge_bench.systems import System, bundle_systems, reference_system
@@ -278,6 +279,8 @@ def train(peers: tuple[ModuleType, ...], arguments: argparse.Namespace) -> None:
 def measure(peers: tuple[ModuleType, ...], arguments: argparse.Namespace) -> dict:
     """One run of the yardstick, the bundle and the peers, all by turns, then the `extra` of the peers.
 
+    A bundle has a temperature; for a fair comparison of calibration, each peer gets one, fitted on calib too.
+
     The result is written to --out before and after each `extra`. A peer that is not trained, or fails, is left out; the
     reason is in `not_measured`.
     """
@@ -296,10 +299,16 @@ def measure(peers: tuple[ModuleType, ...], arguments: argparse.Namespace) -> dic
             failure = folder / FAILED
             missing[one.NAME] = failure.read_text(encoding="utf-8") if failure.exists() else str(error)
     logos, preset = read_manifest(run.manifest_path if run else LABELS), PRESETS[arguments.preset]
-    logos = replace(logos, rows=tuple(chosen_rows(logos, arguments.split, arguments.limit)))
     with tempfile.TemporaryDirectory() as folder:
-        images = read_images(logos, arguments.split, logos.classes, Path(folder), preset.size_px)
-        result = run_bench(systems, images, preset, starts=starts, say=lambda line: print(line, file=sys.stderr))
+
+        def read(split: str) -> Images:
+            rows, target = tuple(chosen_rows(logos, split, arguments.limit)), Path(folder) / split
+            target.mkdir()
+            return read_images(replace(logos, rows=rows), split, logos.classes, target, preset.size_px)
+
+        images, calib = read(arguments.split), read("calib")
+        say = partial(print, file=sys.stderr)
+        result = run_bench(systems, images, preset, starts=starts, calib=calib, say=say)
     result["not_measured"] |= missing
     _keep(result, arguments.out)
     for one in peers:

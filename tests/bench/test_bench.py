@@ -107,6 +107,13 @@ def test_a_row_holds_accuracy_and_latency_of_the_same_artifact(labelled, images)
     assert result["ratios"]["of"][row["name"]]["value"] > 0
 
 
+def test_a_system_that_is_no_bundle_gets_a_temperature_of_calib(fake, images):
+    (row,) = run_bench([fake("overconfident")], images, replace(SHORT, starts=0), calib=images)["rows"]
+    assert row["accuracy"]["ece"] == pytest.approx(1 - row["accuracy"]["accuracy"]["value"])
+    assert row["calibrated"]["temperature"] > 10
+    assert row["calibrated"]["ece"] < row["accuracy"]["ece"] / 2
+
+
 def test_every_combination_is_a_row_and_a_query_of_several_is_multi_stream(labelled, images):
     systems = bundle_systems([labelled[0]], threads=[1, 2], batches=[1, 8])
     result = run_bench(systems, images, replace(SHORT, starts=0))

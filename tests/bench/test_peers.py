@@ -18,6 +18,7 @@ from PIL import Image
 from logo_edge.bundle.record import read_bundle
 from logo_edge.errors import LogoEdgeError
 from logo_edge_compress.convert import environments
+from logo_edge_train.data.manifest import read_manifest, write_manifest
 from logo_edge_train.recipe import Recipe
 
 PEERS = Path(__file__).resolve().parents[2] / "benchmarks" / "peers"
@@ -60,6 +61,10 @@ def measured(monkeypatch, tmp_path, labelled):
 
     short = Preset("short", rounds=1, window_s=0.01, settle_s=5, starts=1, offline=1, settle_within=1000.0, size_px=48)
     bundle, manifest = labelled
+    rows = read_manifest(manifest).rows
+    for row in rows:
+        (tmp_path / f"calib-{row.icon}").write_bytes((tmp_path / row.icon).read_bytes())
+    write_manifest(manifest, [*rows, *(replace(row, icon=f"calib-{row.icon}", split="calib") for row in rows)])
     monkeypatch.setitem(PRESETS, "short", short)
     monkeypatch.setattr(peer, "LABELS", manifest)
     monkeypatch.setattr(peer, "reference_system", lambda _, build=peer.reference_system: build(bundle))
@@ -88,6 +93,10 @@ def test_an_extra_or_a_start_that_fails_is_told_and_loses_nothing(measured):
     )
     result = measure()
     assert len(seen[0]) == len(result["rows"]) == 2
+    by_hand, bundle = result["rows"]
+    assert by_hand["calibrated"]["temperature"] > 0
+    assert by_hand["calibrated"]["ece"] != by_hand["accuracy"]["ece"]
+    assert "calibrated" not in bundle, "it has a temperature of its own"
     assert result == json.loads(out.read_text())
     assert "/nowhere/python" in result["not_measured"]["process start of Magika"]
     assert "gave status 2" in result["not_measured"]["process start of two"]

@@ -98,7 +98,8 @@ def peers(result: dict) -> str:
             result["rows"],
             ("", lambda row: row["name"] + (f" ({row['note']})" if row["note"] else "")),
             (f"{split}, all", lambda row: share(row["accuracy"]["accuracy"])),
-            ("ECE", "{accuracy[ece]:.1%}"),
+            ("ECE as it is", "{accuracy[ece]:.1%}"),
+            ("at a temperature", lambda row: f"{calibrated_ece(row):.1%}" if has_temperature(row) else "not fitted"),
             ("px", "{input_px}"),
             ("MB", lambda row: f"{row['size_bytes'] / 1e6:.2f}"),
             (
@@ -161,8 +162,9 @@ def compare(figure: str, peer: dict, bundle: dict) -> str:
         split = test_split(peer["accuracy"]["count"])
         return f"{100 * (ours - theirs):+.1f} ({ours:.1%} / {theirs:.1%}, {split})"
     if figure == "ece":
-        theirs, ours = (row["accuracy"]["ece"] for row in (peer, bundle))
-        return f"{ours / theirs:.2f} ({ours:.1%} / {theirs:.1%})"
+        theirs, ours = (calibrated_ece(row) for row in (peer, bundle))
+        lacking = "" if has_temperature(peer) else ", which has no temperature"
+        return f"{ours / theirs:.2f} ({ours:.1%} / {theirs:.1%}{lacking})"
     if figure == "size":
         theirs, ours = (row["size_bytes"] / 1e6 for row in (peer, bundle))
         return f"{ours / theirs:.2f} ({ours:.2f} / {theirs:.2f} MB)"
@@ -182,6 +184,16 @@ scaling_cores, scaling_batches, scaling_sizes, scaling_folders = (partial(_scali
 def default_row(result: dict) -> dict:
     """The default bundle on one thread, image by image."""
     return next(row for row in result["rows"] if (row["kind"], row["threads"], row["batch"]) == ("bundle", 1, 1))
+
+
+def has_temperature(row: dict) -> bool:
+    """Whether a temperature was fitted on calib: a bundle has one, a peer where `calib` was given to `run_bench`."""
+    return row["kind"] == "bundle" or "calibrated" in row
+
+
+def calibrated_ece(row: dict) -> float:
+    """The ECE on test at the fitted temperature, if there is one."""
+    return row.get("calibrated", row["accuracy"])["ece"]
 
 
 def median_ms(row: dict, stage: str = "end_to_end") -> float:

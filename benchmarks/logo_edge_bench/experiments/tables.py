@@ -50,7 +50,8 @@ OTHER = "on the bundle before the one that ships; not measured again yet"
 METHODS = "on the logos of round 1: it compares methods, not bundles"
 EARLIER = {  # results of bundles or logos that are not today's: why they are kept, as their tables say
     "baseline-avx512_vnni": OTHER,
-    "peers": f"{OTHER}. These peers learned from labels alone, and most see 128 px where the bundle sees 96",
+    "peers": f"{OTHER}. These peers learned from labels alone and got no temperature, and most see 128 px where the "
+    "bundle sees 96",
     **dict.fromkeys(("ablation", "augmentation", "distillation", "few_shot", "logo_vit", "pretraining"), METHODS),
     **dict.fromkeys(("proposal_accuracy", "quantizers", "rounding", "search", "students"), METHODS),
     **dict.fromkeys(("teachers", "uncertainty"), METHODS),

@@ -86,16 +86,26 @@ def test_goals_are_shown_before_and_after_they_are_measured(peers):
     assert after["latency of Ultralytics' predict on ONNX, end to end"] == ["not measured yet", ">= 2"]
     assert after["latency of Lite0 in ONNX Runtime FP32, the forward pass"][0] == "5.00 (2.50 / 0.50 ms)"
     assert after["accuracy on test, points over Lite0"] == ["+2.0 (92.0% / 90.0%, test split of round 1)", ">= 1"]
-    assert after["ECE by Lite0's"] == ["0.40 (2.0% / 5.0%)", "<= 0.50"]
+    assert after["ECE by Lite0's"] == ["0.40 (2.0% / 5.0%, which has no temperature)", "<= 0.50"]
     assert after["size by Lite0's FP32 ONNX"] == ["0.07 (1.00 / 13.40 MB)", "<= 0.10"]
     assert after["throughput on 2 cores by that on one"] == ["1.96 by processes, 1.80 by threads", ">= 1.90"]
 
 
 def test_the_peers_table_shows_multiples_of_the_bundles_latency_and_failures(peers):
     table = peer_tables.peers(peers)
-    assert cells(table)["YOLO11n-cls, predict, PyTorch"][6] == "4.50"
+    assert cells(table)["YOLO11n-cls, predict, PyTorch"][7] == "4.50"
     assert "preset `quick`" in table
     assert "Not measured: openvino-app: not installed." in table
+
+
+def test_the_calibration_of_peers_is_compared_at_a_temperature_where_one_was_fitted(peers):
+    *_, lite0 = peers["rows"]
+    lite0["calibrated"] = {"temperature": 1.5, "ece": 0.025}
+    shown = cells(peer_tables.peers(peers))
+    assert shown["default"][1:3] == ["2.0%", "2.0%"]
+    assert shown["YOLO11n-cls, predict, PyTorch"][1:3] == ["10.0%", "not fitted"]
+    assert shown[lite0["name"]][1:3] == ["5.0%", "2.5%"]
+    assert cells(peer_tables.goals(peers))["ECE by Lite0's"][0] == "0.80 (2.0% / 2.5%)"
 
 
 def test_results_of_fewer_logos_name_their_rounds():
