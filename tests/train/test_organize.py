@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import re
 import shutil
@@ -308,6 +309,29 @@ def test_copies_chain_but_another_aspect_ratio_stays_apart():
     assert group_copies([], [], []).firsts == []
 
 
+def paint_mark(seed: int, colour: str) -> Image.Image:
+    """The drawing of `draw_mark` in one colour, on white."""
+    mark = draw_mark(seed)
+    image = Image.new("RGB", mark.size, "white")
+    image.paste(colour, mask=mark.convert("LA").getchannel("L").point(lambda level: 255 - level))
+    return image
+
+
+def test_a_drawing_in_other_colours_is_a_copy_only_where_the_labels_ignore_them():
+    green, red = paint_mark(1, "#008751"), paint_mark(1, "#D91023")
+    (jpeg := io.BytesIO(), green.reduce(2).save(jpeg, "JPEG", quality=50))
+    looks = [look_at(image) for image in (green, red, Image.open(jpeg).convert("RGB"))]
+
+    def groups(*labels, **options):
+        return group_copies(looks, labels, list("abc"), **options).firsts
+
+    assert groups("green", "red", "green") == [0, 1, 0]
+    assert groups("green", "red", "red") == [0, 0, 0], "through the JPEG, whose label is wrong"
+    assert groups("mark", "mark", "mark") == [0, 0, 0]
+    assert groups("", "red", "") == [0, 0, 0], "the label of the first is not known"
+    assert groups("", "", "", labels=[("green", "mark"), ("red", "mark"), ("green", "mark")]) == [0, 1, 0]
+
+
 def test_equal_files_are_copies_whatever_the_limit():
     looks = [look_at(draw_mark(seed)) for seed in range(3)]
     assert group_copies(looks, ["a"] * 3, ["x", "y", "x"], exact=True).firsts == [0, 1, 0]
@@ -402,7 +426,7 @@ def test_groups_are_the_same_where_only_spanning_forests_of_near_pairs_are_kept(
         scene = scenes[at % 12]
         square = scene + scene.std() * random.uniform(0, 0.6) * random.normal(size=(32, 32)).astype(np.float32)
         square = (square - square.mean()) / square.std()
-        looks.append(Look(square, perceptual_hash(square), 1.0))
+        looks.append(Look(square, perceptual_hash(square), 1.0, np.zeros((8, 8, 2), np.float32)))
         labels.append("abc"[at % 3] if at % 12 < 10 else "d")
     looks += looks[:3]
     labels += labels[:3]

@@ -1,12 +1,13 @@
 """Finds images that are copies: one drawing or photograph in other sizes, formats, margins or compression.
 
 Images of one scene are no copies, though photographs of one machine part differ less than copies of logos. So the limit
-of a class is halved until its own images no longer form one group.
+of a class is halved until its own images no longer form one group. A drawing in other colours is a copy where it has
+the same label or none: the task ignores the colours. With another label it is not, as two flags of one layout are not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -19,11 +20,12 @@ from logo_edge.likeness.parts import ink_box
 from logo_edge_train.data.lookalikes import FEW_COPIES, LEAST_DISTANCE, MAX_GROUP_SHARE
 from logo_edge_train.organize.features import lay_out
 
-SIDE_PX = 32
+SIDE_PX, COLOUR_PX = 32, 8
 HASH_BITS = 64
 MAX_HASH_DISTANCE = 8  # of 64 bits; 94 % of such pairs of the labelled logos are one brand, a third of those at 10 bits
 MAX_ASPECT_CHANGE = 0.1  # relative
 MAX_DISTANCE = 0.35  # root mean square, in standard deviations of an image: a correlation of 0.94
+MAX_COLOUR_DISTANCE = 12.0  # root mean square; small JPEGs differ by up to 9, flags of Italy and Ireland by 20
 LIMITS = [2 * MAX_DISTANCE * 0.5**step for step in range(11, -1, -1)]  # from below LEAST_DISTANCE: pairs are counted
 BLOCK, CELLS = 1024, 2**21  # rows and cells of the distance matrix at a time
 MOST_PAIRS = 2**20  # in memory before they are thinned
@@ -31,11 +33,14 @@ MOST_PAIRS = 2**20  # in memory before they are thinned
 
 @dataclass(frozen=True)
 class Look:
-    """The compared features of an image; `square` is (SIDE_PX, SIDE_PX) float32 of mean 0 and deviation 1."""
+    """The compared features of an image: `square` is (SIDE_PX, SIDE_PX) float32 of mean 0 and deviation 1, `colours`
+    (COLOUR_PX, COLOUR_PX, 2) float32, the a and b of CIE Lab.
+    """
 
     square: np.ndarray
     hash: int
     aspect_ratio: float
+    colours: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -49,14 +54,18 @@ class Groups:
 def look_at(image: Image.Image) -> Look:
     """The look of an image, which hardly depends on its size, margins, format and compression.
 
-    The logo on its background, cut to its ink, is scaled to 32 x 32 grey levels.
+    The image on its background, cut to its ink, is scaled to 32 x 32 grey levels, and to 8 x 8 colours.
     """
     pixels, ink = lay_out(image)
     box = ink_box(ink)
-    grey = cv2.cvtColor(np.ascontiguousarray(pixels[box]), cv2.COLOR_RGB2GRAY).astype(np.float32)
+    inside = np.ascontiguousarray(pixels[box])
+    small = cv2.resize(inside, (COLOUR_PX, COLOUR_PX), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+    colours = cv2.cvtColor(small, cv2.COLOR_RGB2Lab)[:, :, 1:]
+    grey = cv2.cvtColor(inside, cv2.COLOR_RGB2GRAY).astype(np.float32)
     square = cv2.resize(grey, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA)
     aspect_ratio = (box[1].stop - box[1].start) / (box[0].stop - box[0].start)
-    return Look((square - square.mean()) / max(float(square.std()), 1.0), perceptual_hash(square), aspect_ratio)
+    normal = (square - square.mean()) / max(float(square.std()), 1.0)
+    return Look(normal, perceptual_hash(square), aspect_ratio, colours)
 
 
 def perceptual_hash(square: np.ndarray) -> int:
@@ -77,6 +86,7 @@ def group_copies(
     digests: Sequence[str],
     given: Sequence[str] = (),
     *,
+    labels: Sequence[Hashable] | None = None,
     exact: bool = False,
     tick: Callable[[int, int], None] = lambda done, total: None,
 ) -> Groups:
@@ -84,7 +94,8 @@ def group_copies(
 
     Images with the same name in `given` are connected too; an empty name connects none.
     `digests` are the files' hashes: equal files are always copies. Other images are copies if the differences of their
-    shapes, hashes and looks are below the limits; the limit for looks is the smaller of their two classes' limits.
+    shapes, hashes and looks are below the limits; the limit for looks is the smaller of their two classes' limits. The
+    colours of images with different `labels` are compared too; these are the classes if left out, and "" is unknown.
     `tick` is told how many pairs of how many are compared.
     """
     equal, named = _pairs_of_equal(digests), _pairs_of_equal(given)
@@ -93,7 +104,7 @@ def group_copies(
     names, codes = np.unique(np.array(classes, object).astype(str), return_inverse=True)
     near = _NearPairs(codes, len(names))
     every = len(looks) * (len(looks) + 1) // 2
-    for done, pairs, distances in _compare(looks):
+    for done, pairs, distances in _compare(looks, classes if labels is None else labels):
         near.add(pairs, distances)
         tick(every - (len(looks) - done) * (len(looks) - done + 1) // 2, every)
     limit = np.full(len(names), MAX_DISTANCE)  # of each class
@@ -169,7 +180,7 @@ def _in_a_gap(below: int, close: int, firsts: np.ndarray) -> bool:
     return 2 * int(counts[counts > 1].sum()) <= len(firsts) and 2 * (close - below) <= below
 
 
-def _compare(looks: Sequence[Look]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+def _compare(looks: Sequence[Look], labels: Sequence[Hashable]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Yields how many looks are compared with all, (P, 2) indices of further pairs up to twice as distant as copies may
     be, and the (P,) distances of their looks.
     """
@@ -178,6 +189,11 @@ def _compare(looks: Sequence[Look]) -> Iterator[tuple[int, np.ndarray, np.ndarra
     signs = np.unpackbits(np.frombuffer(raw, np.uint8)).reshape(-1, HASH_BITS).astype(np.float32) * 2 - 1  # (N, 64)
     logs = np.log(np.array([look.aspect_ratio for look in looks]))
     lengths = (squares**2).sum(1, dtype=np.float64)
+    colours = np.stack([look.colours.ravel() for look in looks])  # (N, 128)
+    saturations = (colours**2).sum(1, dtype=np.float64)
+    numbers: dict[Hashable, int] = {}
+    codes = np.array([numbers.setdefault(label, len(numbers)) for label in labels])
+    known = codes != numbers.get("", -1)
     rows = min(BLOCK, max(1, CELLS // len(looks)))
     for start in range(0, len(looks), rows):
         block, others = slice(start, start + rows), slice(start, None)
@@ -186,6 +202,9 @@ def _compare(looks: Sequence[Look]) -> Iterator[tuple[int, np.ndarray, np.ndarra
         distance = lengths[block, None] + lengths[others] - 2.0 * (squares[block] @ squares[others].T)
         distance /= squares.shape[1]  # squared
         near &= distance <= (2 * MAX_DISTANCE) ** 2
+        change = saturations[block, None] + saturations[others] - 2.0 * (colours[block] @ colours[others].T)
+        differ = (codes[block, None] != codes[others]) & known[block, None] & known[others]
+        near &= ~differ | (change <= COLOUR_PX**2 * MAX_COLOUR_DISTANCE**2)
         one, other = np.nonzero(np.triu(near, k=1))
         pairs = np.stack([one, other], 1) + start
         yield min(start + rows, len(looks)), pairs, np.sqrt(np.maximum(distance[one, other], 0))

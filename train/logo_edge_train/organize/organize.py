@@ -150,6 +150,7 @@ def organize_images(
     with stage_bar("Comparing") as tick:
         groups = group_copies(
             *zip(*((look.look, image.label, look.digest, image.group) for image, look in images), strict=True),
+            labels=[image.label if image.labels is None else image.labels for image, _ in images],
             exact=exact_copies,
             tick=tick,
         )
