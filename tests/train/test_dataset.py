@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tempfile
 import weakref
 from dataclasses import replace
@@ -98,6 +99,14 @@ def test_the_processes_of_a_data_loader_get_the_file(tmp_path, monkeypatch):
     assert (len(stored.held), len(stored.places)) == (1, 3)
     loader = DataLoader(stored, batch_size=None, num_workers=1, multiprocessing_context="spawn")
     assert [int(pixels[8, 8, 2]) for pixels in loader] == [0, 1, 2, 3]
+    assert (stored[1:4] == np.arange(1, 4).reshape(3, 1, 1, 1)).all()
+
+
+def test_a_system_that_cannot_read_at_an_offset_such_as_windows_holds_all(monkeypatch):
+    monkeypatch.setattr(images_module, "HELD_BYTES", 300)
+    monkeypatch.delattr(os, "preadv")
+    stored = StoredImages(np.full((9, 9, 3), value, np.uint8) for value in range(4))
+    assert (len(stored.held), len(stored.places)) == (4, 0)
     assert (stored[1:4] == np.arange(1, 4).reshape(3, 1, 1, 1)).all()
 
 

@@ -94,15 +94,16 @@ def stored_pixels(rows: list[LogoRow], manifest: Manifest, contract: InputContra
 class StoredImages(Sequence):
     """Images, RGB or RGBA, or uint8 arrays: the first HELD_BYTES in memory, the others as they are in a file.
 
-    The file has no name and ends with the object; it lies in the cache folder, since /tmp may be memory. A slice of
-    arrays of one shape is their stack.
+    The file has no name and ends with the object; it lies in the cache folder, since /tmp may be memory. On Windows,
+    which cannot read at an offset or share such a file between processes, all images are in memory. A slice of arrays
+    of one shape is their stack.
     """
 
     def __init__(self, images: Iterable[Image.Image | np.ndarray]):
         self.held: list[Image.Image | np.ndarray] = []
         self.places: list[tuple[int, int, str, tuple[int, ...]]] = []  # offset, bytes, mode ("" of arrays), size
         self.file, offset = None, 0
-        most = HELD_BYTES if hasattr(os, "pread") else math.inf  # on Windows
+        most = HELD_BYTES if hasattr(os, "preadv") else math.inf
         for image in images:
             is_array = isinstance(image, np.ndarray)
             count = image.nbytes if is_array else image.width * image.height * 4
