@@ -16,7 +16,7 @@ check = typer.Typer(rich_markup_mode=None, add_completion=False)
 init = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 BUNDLE = typer.Argument(None, metavar="[BUNDLE]", help="Left out: the embedded default.")
-MANIFEST = typer.Option(..., "--manifest", help="CSV of labelled logos, columns as in labels.csv.")
+MANIFEST = typer.Option(..., "--manifest", help="CSV of labelled images, columns as in labels.csv.")
 IMAGES = typer.Option(Path(), "--images", help="Folder of renders, where the manifest names icon sets.")
 
 
@@ -30,7 +30,7 @@ IMAGES = typer.Option(Path(), "--images", help="Folder of renders, where the man
 def bench_command(
     bundles: list[Path] | None = typer.Argument(None, metavar="[BUNDLE...]", help="Left out: the embedded default."),
     public_key: Path | None = PUBLIC_KEY.typer(),
-    manifest: Path | None = typer.Option(None, "--manifest", help="CSV of labelled logos, columns as in labels.csv."),
+    manifest: Path | None = typer.Option(None, "--manifest", help="CSV of labelled images, columns as in labels.csv."),
     images: Path | None = typer.Option(
         None,
         "--images",
@@ -83,7 +83,7 @@ def bench_command(
     else:
         if manifest is None and images is None:
             raise typer.BadParameter(
-                "expected --manifest, a CSV of labelled logos, --images alone, a folder of images to be timed, or "
+                "expected --manifest, a CSV of labelled images, --images alone, a folder of images to be timed, or "
                 "--from, an earlier result"
             )
         if full + quick + ratios > 1:

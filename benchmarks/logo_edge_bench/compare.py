@@ -53,7 +53,7 @@ def compare_ratios(then: dict, now: dict, tolerance: float) -> list[Change]:
     common = [name for name in old if name in new and name in then["ratios"]["of"]]
     for name in common:
         counts = [row["accuracy"]["count"] if "accuracy" in row else 0 for row in (old[name], new[name])]
-        problems += [f"{name}, logos: {counts[0]} / {counts[1]}"] if counts[0] != counts[1] else []
+        problems += [f"{name}, images: {counts[0]} / {counts[1]}"] if counts[0] != counts[1] else []
         problems += [
             f"{name}, {key}: {old[name][key]} / {new[name][key]}"
             for key in ROW_KEYS

@@ -108,7 +108,7 @@ def confidence_histogram(counts: list[int], wrong: list[int]) -> str:
         first = np.flatnonzero(counts)[0]
         axes.set_xlim(edges[max(0, first - 1)], 1)
         axes.set_xlabel("confidence")
-        axes.set_ylabel("logos")
+        axes.set_ylabel("images")
         axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         show_percent(axes.xaxis)
         axes.legend(loc="upper left")

@@ -14,7 +14,7 @@ evaluate = typer.Typer(rich_markup_mode=None, add_completion=False)
 @evaluate.command(
     help="Evaluate a bundle, a run, an .onnx file or a checkpoint: accuracy with intervals (all, by labelling round, "
     "by icon set), calibration, selection, prediction sets, sizes, backgrounds, JPEG; on request corruptions, images "
-    "that are no logos, and attacks. Two subjects are compared on the same logos."
+    "that are no logos, and attacks. Two subjects are compared on the same images."
 )
 def evaluate_command(
     subjects: list[Path] = typer.Argument(
@@ -22,7 +22,7 @@ def evaluate_command(
     ),
     public_key: Path | None = PUBLIC_KEY.typer(),
     manifest: Path | None = typer.Option(
-        None, "--manifest", help="CSV of labelled logos; left out: that of the run, or labels.csv."
+        None, "--manifest", help="CSV of labelled images; left out: that of the run, or labels.csv."
     ),
     split: str = typer.Option("val", "--split", help="val to choose by, test to report."),
     slices: bool = typer.Option(
@@ -33,7 +33,7 @@ def evaluate_command(
         False, "--outliers", help="Pictures that are no logos: AUROC, and how many are answered."
     ),
     attacks: bool = typer.Option(
-        False, "--attacks", help="FGSM and PGD on the sure logos, against the checkpoint among the subjects; minutes."
+        False, "--attacks", help="FGSM and PGD on the sure images, against the checkpoint among the subjects; minutes."
     ),
     out: Path | None = typer.Option(None, "--out", help="Write the figures to this JSON file."),
 ) -> None:
@@ -59,7 +59,7 @@ def evaluate_command(
         console=Console(stderr=True),
         transient=True,
     ) as bar:
-        task = bar.add_task("reading logos")
+        task = bar.add_task("reading images")
         loaded = [load_subject(path, public_key=public_key) for path in subjects or [DEFAULT_BUNDLE]]
         evaluation = evaluate_subjects(
             loaded,

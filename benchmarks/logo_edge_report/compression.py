@@ -58,7 +58,7 @@ def make_page(folder: Path) -> Path:
         about="candidates and choice",
         description="",
         recipe="",
-        lead=f"{len(record['candidates'])} candidates, compared on {record['val']} logos of val; recipe "
+        lead=f"{len(record['candidates'])} candidates, compared on {record['val']} images of val; recipe "
         f"{record['recipe']}, teachers {', '.join(record['teachers']['networks'])}.",
         making={
             "measured on": f"{machine['cpu']} ({', '.join(machine['isa'])})",
@@ -236,7 +236,7 @@ def lost_section(record: dict) -> Section | None:
         return None
     rows = tuple((candidate["title"], candidate["status"], _one_line(candidate["reason"])) for candidate in lost)
     caption = (
-        "Refused: the artifact disagrees with its parent on real logos. Failed: the converter raised, crashed or was "
+        "Refused: the artifact disagrees with its parent on real images. Failed: the converter raised, crashed or was "
         "killed. Not tried: the budget was used up; run the same command again."
     )
     return Section(

@@ -14,7 +14,7 @@ from logo_edge_train.console import LiteralTable, literal
 def print_evaluation(evaluation: dict, console: Console | None = None) -> None:
     """One table of the subjects' figures, one of each kind of slice and condition, and the comparison of two."""
     console, subjects = console or Console(highlight=False), evaluation["subjects"]
-    table = LiteralTable(title=f"{subjects[0]['count']} logos of {evaluation['split']}, 95 % intervals")
+    table = LiteralTable(title=f"{subjects[0]['count']} images of {evaluation['split']}, 95 % intervals")
     table.add_column("")
     for subject in subjects:
         table.add_column(f"{subject['name']}, {subject['size_bytes'] / 1e6:.2f} MB", justify="right")
@@ -104,7 +104,7 @@ def _print_outliers(subjects: list[dict], console: Console) -> None:
             table.add_row(family, kind, f"{value:.3f}", *shares)
         for kind, value in outliers["auroc_together"].items():
             table.add_row(f"all {kind}", kind, f"{value:.3f}", _share(outliers["answered_together"][kind]), "")
-        table.add_row(f"{outliers['logos']:,} logos", "", "", "", _share(outliers["logos_rejected"]))
+        table.add_row(f"{outliers['logos']:,} images of the split", "", "", "", _share(outliers["logos_rejected"]))
         table.caption = f"worst far family: {outliers['worst_far']}; answered: with a label, in mode balanced"
         console.print(table)
 
@@ -115,7 +115,7 @@ def _print_attacks(subjects: list[dict], console: Console) -> None:
             continue
         names = [name for name in ATTACKS if name in attacks]
         table = LiteralTable(
-            "", *attacks[names[0]], title=f"{subject['name']}: accuracy on {attacks['count']} attacked sure logos"
+            "", *attacks[names[0]], title=f"{subject['name']}: accuracy on {attacks['count']} attacked sure images"
         )
         for name in names:
             table.add_row(name, *(_share(figure) for figure in attacks[name].values()))

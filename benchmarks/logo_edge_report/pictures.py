@@ -74,11 +74,11 @@ def maps_section(pictured: Pictured, images: Sequence[Image.Image], targets: np.
             [""] * len(right),
         )
         caption = (
-            f"{_what(method)} on correctly classified logos of every class: {on_ink:.0%} of the heat lies on the "
+            f"{_what(method)} on correctly classified images of every class: {on_ink:.0%} of the heat lies on the "
             f"drawing, which covers {ink:.0%} of the image."
         )
         exhibits.append(
-            Exhibit(f"{_title(method)}, right answers", caption, (Panel(f"{method} of logos", sheet=sheet),))
+            Exhibit(f"{_title(method)}, right answers", caption, (Panel(f"{method} of images", sheet=sheet),))
         )
     if len(wrong):
         answer, true = (maps.explain(network, pixels[wrong], chosen[wrong]) for chosen in (predicted, targets))
@@ -92,10 +92,10 @@ def maps_section(pictured: Pictured, images: Sequence[Image.Image], targets: np.
             [f"{labels[predicted[i]]} {confidence[i]:.0%}" for i in wrong],
             [f"is {labels[targets[i]]}" for i in wrong],
         )
-        caption = "The errors with the highest confidence: the logo, and the patches behind the answer."
+        caption = "The errors with the highest confidence: the image, and the patches behind the answer."
         if both:
             caption = (
-                "The errors with the highest confidence: the logo, the evidence for the predicted label, and the "
+                "The errors with the highest confidence: the image, the evidence for the predicted label, and the "
                 "evidence for the true one (no heat: none)."
             )
         exhibits.append(Exhibit(f"{_title(method)}, errors", caption, (Panel(f"{method} of errors", sheet=sheet),)))
@@ -154,12 +154,12 @@ def features_section(pictured: Pictured, images: Sequence[Image.Image], targets:
     exhibits = [
         Exhibit(
             "Decision regions",
-            "Each logo of the split by its features before the last layer, laid out by t-SNE, over the label "
+            "Each image of the split by its features before the last layer, laid out by t-SNE, over the label "
             f"predicted nearby; {int((~correct).sum())} of {len(targets)} are misclassified (ringed), and {home:.0%} "
             "lie in the region of their own class. Distances between groups mean little.",
             (
                 Panel(
-                    "Logos by features, over decision regions",
+                    "Images by features, over decision regions",
                     charts.class_plane(
                         points, targets, labels, regions=regions, wrong=~correct, window=embedding.window_of([points])
                     ),
@@ -171,7 +171,7 @@ def features_section(pictured: Pictured, images: Sequence[Image.Image], targets:
             _confidence_finding(confidence, correct),
             (
                 Panel(
-                    "Logos by features, coloured by confidence",
+                    "Images by features, coloured by confidence",
                     charts.confidence_plane(points, confidence, correct, embedding.window_of([points])),
                 ),
             ),
@@ -182,8 +182,8 @@ def features_section(pictured: Pictured, images: Sequence[Image.Image], targets:
         exhibits.append(
             Exhibit(
                 "Feature evolution",
-                f"The same logos and colours during training, with the mean silhouette of the classes, from "
-                f"{values[0]:.2f} to {values[-1]:.2f} (1: every logo is among its own class).",
+                f"The same images and colours during training, with the mean silhouette of the classes, from "
+                f"{values[0]:.2f} to {values[-1]:.2f} (1: every image is among its own class).",
                 tuple(
                     Panel(
                         f"Features at {name}",
@@ -194,7 +194,7 @@ def features_section(pictured: Pictured, images: Sequence[Image.Image], targets:
                 ),
             )
         )
-    return Section("features", f"How {pictured.name} sorts the logos", tuple(exhibits))
+    return Section("features", f"How {pictured.name} sorts the images", tuple(exhibits))
 
 
 def regions_at(regions: np.ndarray, points: np.ndarray, window: embedding.Window) -> np.ndarray:
@@ -235,7 +235,7 @@ def landscape_section(pictured: Pictured, images: Sequence[Image.Image], targets
     exhibits = [
         Exhibit(
             "Loss landscape",
-            f"The loss on {len(kept)} logos when every filter takes a random step of up to {100 * reach:.2g} % of its "
+            f"The loss on {len(kept)} images when every filter takes a random step of up to {100 * reach:.2g} % of its "
             f"norm along two directions (Li et al. 2018): {centre:.2f} nats at the trained weights (cross), {RISE:g} "
             f"more at a mean distance of {_at(steps, losses)}. Wide, round contours mean a flat minimum.",
             (Panel("Loss on a plane through the weights", charts.loss_surface(steps, losses, top)),),

@@ -61,7 +61,7 @@ def make_report(
     run = read_run(folder)
     manifest = run.read_manifest()
     compressed = read_compressed(run)
-    say("reading logos")
+    say("reading images")
     images, rows = load_split(manifest, split), manifest.split(split)
     targets = targets_of(rows, run.classes)
     subjects, before = evaluate_run(run, compressed, manifest, images, split, say)
@@ -224,7 +224,7 @@ def render_html(run: Run, figures: dict, sections: list[Section]) -> str:
         sections,
         title=figures["run"],
         about=f"report on {figures['split']}",
-        lead=f"{figures['count']} logos of {figures['split']}; recipe {figures['recipe']}, teachers {teachers}.",
+        lead=f"{figures['count']} images of {figures['split']}; recipe {figures['recipe']}, teachers {teachers}.",
         description=run.recipe.description,
         recipe=json.dumps(run.record["recipe"], indent=1),
         command="logo-edge report",
@@ -235,7 +235,7 @@ def render_html(run: Run, figures: dict, sections: list[Section]) -> str:
 
 def render_markdown(figures: dict, sections: list[Section]) -> str:
     """The tables and captions, for a pull request or a terminal."""
-    parts = [f"# {figures['run']}: {figures['count']} logos of {figures['split']}"]
+    parts = [f"# {figures['run']}: {figures['count']} images of {figures['split']}"]
     for section in sections:
         parts.append(f"## {section.title}")
         for exhibit in section.exhibits:

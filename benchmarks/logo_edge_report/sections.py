@@ -57,8 +57,8 @@ def summary_section(subjects: list[Evaluated], stages: list[dict], split: str) -
         ("size", *(f"{s.subject.size_bytes / 1e6:.2f} MB" for s in subjects)),
     ]
     caption = (
-        f"{shown.subject.name} classifies {share(figures['accuracy'])} of the {figures['count']} logos of {split} "
-        f"correctly, and {share(figures['accuracy_sure'])} of the {figures['count_sure']} logos with a sure label (95 "
+        f"{shown.subject.name} classifies {share(figures['accuracy'])} of the {figures['count']} images of {split} "
+        f"correctly, and {share(figures['accuracy_sure'])} of the {figures['count_sure']} images with a sure label (95 "
         "% intervals)."
     )
     if agreement := figures["annotator_agreement"]:
@@ -108,8 +108,8 @@ def slices_exhibit(figures: dict, title: str) -> Exhibit | None:
         (name, str(figures["count"]), share(figures["accuracy"]), share(figures["accuracy_sure"]))
         for name, figures in slices.items()
     )
-    caption = f"Hardest: {hardest}, {share(slices[hardest]['accuracy'])} of {slices[hardest]['count']} logos."
-    return Exhibit(title, caption, table=Table(("", "logos", "all", "sure"), rows))
+    caption = f"Hardest: {hardest}, {share(slices[hardest]['accuracy'])} of {slices[hardest]['count']} images."
+    return Exhibit(title, caption, table=Table(("", "images", "all", "sure"), rows))
 
 
 def training_section(histories: dict[str, list[dict]]) -> Section | None:
@@ -241,7 +241,7 @@ def errors_section(
                 "The most confident errors",
                 f"The {len(worst)} of {len(wrong)} errors with the highest confidence; the annotators were unsure of "
                 f"{unsure} of them.",
-                (Panel("Misclassified logos", sheet=sheet),),
+                (Panel("Misclassified images", sheet=sheet),),
             )
         )
     if slices := slices_exhibit(figures, "Accuracy by round and icon set"):
@@ -301,7 +301,7 @@ def confidence_section(
         _reliability(subject, before, figures),
         Exhibit(
             "Confidence of right and wrong answers",
-            f"{figures['confident']['share']:.0%} of the logos get more than {CONFIDENT:.0%} confidence; "
+            f"{figures['confident']['share']:.0%} of the images get more than {CONFIDENT:.0%} confidence; "
             f"{share(figures['confident']['accuracy'])} of them are right.",
             (
                 Panel(
@@ -334,10 +334,10 @@ def confidence_section(
     )
     exhibits.append(
         Exhibit(
-            "The most uncertain logos",
-            f"The {len(order)} logos with the lowest confidence, {confidence[order[0]]:.0%} to "
+            "The most uncertain images",
+            f"The {len(order)} images with the lowest confidence, {confidence[order[0]]:.0%} to "
             f"{confidence[order[-1]]:.0%}, with their two likeliest labels; {int(correct[order].sum())} are right.",
-            (Panel("Logos with the lowest confidence", sheet=sheet),),
+            (Panel("Images with the lowest confidence", sheet=sheet),),
         )
     )
     return Section("confidence", "Confidence", tuple(exhibits))
@@ -375,7 +375,7 @@ def _reliability(subject: Subject, before: dict, after: dict) -> Exhibit:
 def _selection_finding(subject: Subject, figures: dict) -> str:
     curve, answered = figures["risk_coverage"], figures["answered"]
     half = float(np.interp(0.5, curve["coverage"], curve["risk"]))
-    text = f"The error is {half:.1%} for the more confident half and {curve['risk'][-1]:.1%} for all logos."
+    text = f"The error is {half:.1%} for the more confident half and {curve['risk'][-1]:.1%} for all images."
     if subject.abstain_below > 0:
         thresholds = "thresholds" if subject.multi_label else f"threshold, {subject.abstain_below:.2f},"
         text += (
@@ -393,7 +393,7 @@ def _uncertainty_map(members: np.ndarray, targets: np.ndarray) -> Exhibit:
     disagreement = _entropy(mean) - _entropy(each).mean(0)
     correct = mean.argmax(1) == targets
     caption = (
-        f"Each logo by the confidence of the ensemble of {len(members)} teachers and by their disagreement (epistemic "
+        f"Each image by the confidence of the ensemble of {len(members)} teachers and by their disagreement (epistemic "
         "uncertainty). At the lower right they agree; high up, single teachers differ."
     )
     if correct.any() and not correct.all():
@@ -450,8 +450,8 @@ def robustness_section(figures: dict, split: str, whose: str) -> Section | None:
         exhibits.append(
             Exhibit(
                 "Attacks",
-                f"Accuracy on {attacks['count']} sure logos with every pixel changed by at most this strength, against "
-                f"{attacks['from']}: {worst} leaves {share(left[worst])}.",
+                f"Accuracy on {attacks['count']} sure images with every pixel changed by at most this strength, "
+                f"against {attacks['from']}: {worst} leaves {share(left[worst])}.",
                 table=Table(("attack, strength", "sure"), tuple((name, share(own)) for name, own in left.items())),
             )
         )

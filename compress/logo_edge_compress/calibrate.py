@@ -343,7 +343,7 @@ def fit_label_conformal(
 
 def _conformal(level: float, marginal: float | None, by_class: dict, too_few: dict[str, int]) -> Conformal:
     refused = ", ".join(
-        f"{name}: {count} logos of calib, {least_count(level)} needed" for name, count in too_few.items()
+        f"{name}: {count} images of calib, {least_count(level)} needed" for name, count in too_few.items()
     )
     complete = {label: _below(value) for label, value in by_class.items() if value is not None}
     return Conformal(

@@ -212,11 +212,11 @@ def find_weaknesses(bundle: Bundle) -> list[str]:
             f"finds {label!r} on no image of {' and '.join(bundle.metrics)} that has it" for label in never
         ]
     confusion = np.sum([figures["confusion"] for figures in bundle.metrics.values()], axis=0)  # (K, K), rows are true
-    logos = f"the {confusion.sum()} logos of {' and '.join(bundle.metrics)}"
+    images = f"the {confusion.sum()} images of {' and '.join(bundle.metrics)}"
     answers = np.flatnonzero(confusion.sum(0))
     if len(answers) == 1:
-        return [*weaknesses, f"gives {bundle.labels[answers[0]]!r} for each of {logos}"]
+        return [*weaknesses, f"gives {bundle.labels[answers[0]]!r} for each of {images}"]
     missed = np.flatnonzero((confusion.sum(1) > 0) & (confusion.diagonal() == 0))
     return weaknesses + [
-        f"recognises none of the {confusion[k].sum()} logos of {bundle.labels[k]!r} among {logos}" for k in missed
+        f"recognises none of the {confusion[k].sum()} images of {bundle.labels[k]!r} among {images}" for k in missed
     ]

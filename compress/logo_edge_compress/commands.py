@@ -49,7 +49,7 @@ def need_onnx() -> None:
     help="""Make the best verified, calibrated bundle of a run of `logo-edge train`, for each target.
 
     Every student of the recipe is distilled and converted to FP32, FP16 and INT8 for the target's backend. Each
-    candidate is verified on real logos, calibrated on its own logits, measured here and compared with your limits. val
+    candidate is verified on real images, calibrated on its own logits, measured here and compared with your limits. val
     decides; compress_report.html in the run's folder shows why. After an interruption, run it again: it resumes.
 
     \b
@@ -320,7 +320,7 @@ def export_command(
         None,
         "--data",
         metavar="PATH",
-        help="A folder of logos, or a manifest or file of labels (train fits, val verifies); left out: the run's, or "
+        help="A folder of images, or a manifest or file of labels (train fits, val verifies); left out: the run's, or "
         "ours.",
     ),
     converter_python: Path | None = typer.Option(
@@ -395,7 +395,7 @@ def search_command(
     ),
     out: Path | None = typer.Option(None, "--out", metavar="DIR", help="Writes DIR/search; left out: runs/RECIPE."),
     target_ms: float | None = typer.Option(
-        None, "--target-ms", min=0.0, help="The most that one logo may take on one thread, for search.target_ms."
+        None, "--target-ms", min=0.0, help="The most that one image may take on one thread, for search.target_ms."
     ),
     override: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="Override, e.g. search.epochs=5."),
     device: str = typer.Option("auto", "--device", help="auto, cpu or cuda; the latency is always that of this CPU."),

@@ -68,7 +68,7 @@ def recalibrate(
     rows = {"calib": labelled_rows(manifest, "calib", labels, "the bundle's", multi_label=multi_label)}
     if missing := sorted(set(labels) - {label for row in rows["calib"] for label in row.every_label}):
         raise DatasetError(
-            f"split 'calib' has no logo of class {', '.join(missing)}; the calibration needs some of each"
+            f"split 'calib' has no image of class {', '.join(missing)}; the calibration needs some of each"
         )
     rows |= {
         name: labelled_rows(manifest, name, labels, "the bundle's", multi_label=multi_label)

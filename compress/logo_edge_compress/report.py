@@ -132,7 +132,7 @@ def print_candidates(record: dict, console: Console | None = None) -> None:
     targets = record["targets"].values()
     dominated = {title for target in targets for title in target["dominated"]}
     chosen = {(target.get("chosen"), target.get("method")) for target in targets}
-    table = LiteralTable(title=f"candidates on val: {record['val']} logos")
+    table = LiteralTable(title=f"candidates on val: {record['val']} images")
     table.add_column("candidate", no_wrap=True)
     for heading in ("all", "worst class", "ECE", "OOD", "p50 ms", "p95 ms", "size MB", "memory MB", ""):
         table.add_column(heading, justify="right" if heading else "left")
@@ -167,7 +167,7 @@ def print_stages(record: dict, console: Console | None = None) -> None:
             continue
         count = record["stages"][0][split]["count"]
         table = LiteralTable(
-            title=f"{record['bundle']}, {split}: {count} logos" + (" (for reports only)" if split == "test" else "")
+            title=f"{record['bundle']}, {split}: {count} images" + (" (for reports only)" if split == "test" else "")
         )
         stages = record["stages"]
         figures = [stage[split] for stage in stages]

@@ -106,7 +106,7 @@ def verify(
     )
     if not fits:  # also where a figure is NaN
         raise VerificationError(
-            f"{name} differs from its parent on {parity.images} real logos: mean difference of logits "
+            f"{name} differs from its parent on {parity.images} real images: mean difference of logits "
             f"{parity.mean_difference:.3g} (at most {tolerance.mean_difference}), top-1 agreement "
             f"{parity.top1_agreement:.1%} (at least {tolerance.top1_agreement:.1%}), KL {parity.kl_nats:.3g} nats "
             f"(at most {tolerance.kl_nats}). It is not packed; try more calibration images or another method"

@@ -224,7 +224,7 @@ def prediction_set(
         marginal = ", or for sets over all classes," if by_class and conformal.threshold is not None else ""
         raise BundleError(
             f"no prediction sets{' by class' if by_class else ''} at level {level:g}: {conformal.refused}. "
-            f"Ask for a lower level{marginal} or calibrate on more logos"
+            f"Ask for a lower level{marginal} or calibrate on more images"
         )
     thresholds = conformal.by_class if by_class else dict.fromkeys(probabilities, conformal.threshold)
     ordered = sorted(probabilities, key=probabilities.get, reverse=True)

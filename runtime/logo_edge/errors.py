@@ -21,7 +21,7 @@ class EnrolmentError(LogoEdgeError):
 
 
 class DatasetError(LogoEdgeError):
-    """A manifest, an icon package or a folder of logos is not as expected."""
+    """A manifest, an icon package or a folder of images is not as expected."""
 
 
 class RecipeError(LogoEdgeError):

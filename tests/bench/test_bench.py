@@ -354,7 +354,7 @@ def test_a_folder_without_labels_is_timed_and_has_no_accuracy(labelled, tmp_path
     assert not {"all", "sure", "worst class", "ECE"} & {cell.strip() for cell in text.split("|")}
     assert "Accuracy over latency" not in (report / "report.html").read_text()
     then = result | {"rows": [row | {"accuracy": {"count": 12}} for row in result["rows"]]}
-    with pytest.raises(BenchError, match="logos: 12 / 0"):
+    with pytest.raises(BenchError, match="images: 12 / 0"):
         compare_ratios(then, result, 0.1)
     assert {change.figure for change in compare_ratios(result, result, 10.0)} == {
         "latency, ratio to the yardstick",
@@ -390,7 +390,7 @@ def test_classes_that_are_not_the_bundles_are_named(labelled, tmp_path):
 
 
 def test_an_empty_split_is_named(labelled, tmp_path):
-    with pytest.raises(DatasetError, match="split 'val' has no labelled logos"):
+    with pytest.raises(DatasetError, match="split 'val' has no labelled images"):
         read_images(read_manifest(labelled[1]), "val", ("red",), tmp_path, 48)
 
 

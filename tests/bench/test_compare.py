@@ -80,7 +80,7 @@ def test_accuracy_and_size_are_held_too():
         (lambda record: record["ratios"].update(to="another"), "yardstick"),
         (lambda record: record.update(split="val"), "split"),
         (lambda record: record["method"].update(size_px=256), "size_px"),
-        (lambda record: record["rows"][0]["accuracy"].update(count=1246), "ours, logos: 531 / 1246"),
+        (lambda record: record["rows"][0]["accuracy"].update(count=1246), "ours, images: 531 / 1246"),
         (lambda record: record["rows"][0].update(threads=2), "ours, threads"),
         (lambda record: record["rows"][0].update(spinning=True), "ours, spinning"),
         (lambda record: record["rows"][0].update(precision="fp32"), "ours, precision"),

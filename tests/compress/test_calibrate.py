@@ -388,11 +388,11 @@ def test_what_calib_is_too_small_for_is_refused_with_class_count_and_need():
     probabilities, targets = random.dirichlet([1, 1], 120), np.repeat([0, 1], [105, 15])
     fitted = {level: fit_conformal(probabilities, targets, ("many", "few"), level) for level in (0.9, 0.95, 0.99)}
     assert (set(fitted[0.9].by_class), fitted[0.9].refused) == ({"many", "few"}, "")
-    assert (fitted[0.95].by_class, fitted[0.95].refused) == (None, "few: 15 logos of calib, 19 needed")
+    assert (fitted[0.95].by_class, fitted[0.95].refused) == (None, "few: 15 images of calib, 19 needed")
     assert fitted[0.99].threshold is not None
     small = fit_conformal(probabilities[:8], targets[:8], ("many", "few"), 0.9)
     assert (small.threshold, small.by_class) == (None, None)
-    assert "all classes together: 8 logos of calib, 9 needed" in small.refused
+    assert "all classes together: 8 images of calib, 9 needed" in small.refused
 
 
 def test_prediction_sets_by_class_cover_every_class_and_marginal_ones_all_together():

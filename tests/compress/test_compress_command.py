@@ -111,7 +111,7 @@ def test_the_exit_status_says_that_one_target_of_several_was_not_packed(tmp_path
     assert "cpu: it is the fastest" in result.output
     assert "web: not packed. no candidate may ship" in result.output
     assert f"b: mode balanced: {why}" in result.output
-    assert "b: gives 'ok' for each of the 9 logos of val" in result.output
+    assert "b: gives 'ok' for each of the 9 images of val" in result.output
 
 
 def test_a_timing_that_failed_is_taken_again_and_one_that_succeeded_is_kept(tmp_path, monkeypatch):

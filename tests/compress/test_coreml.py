@@ -113,6 +113,6 @@ def test_a_program_whose_weights_are_others_is_not_written(pixels, tmp_path, mon
         return {"operators": {}, "ports": {}, "layers": {}, "weights": {"classifier": "int8"}, "bytes": {}}
 
     monkeypatch.setattr(coreml, "run_converter", write_another)
-    with pytest.raises(VerificationError, match="differs from its parent on 16 real logos"):
+    with pytest.raises(VerificationError, match="differs from its parent on 16 real images"):
         export(tmp_path, pixels)
     assert list(tmp_path.iterdir()) == []

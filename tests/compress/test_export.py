@@ -183,7 +183,7 @@ def test_a_fixed_batch_is_in_the_graph_and_half_precision_halves_the_file(source
 
 def test_an_artifact_that_disagrees_is_not_written(source, images, tmp_path, monkeypatch):
     monkeypatch.setattr(exporting, "to_float16", lambda model: negated(model))
-    with pytest.raises(VerificationError, match=r"run-fp16-onnx\.onnx differs from its parent on 24 real logos"):
+    with pytest.raises(VerificationError, match=r"run-fp16-onnx\.onnx differs from its parent on 24 real images"):
         make(source, "onnx", "fp16", None, tmp_path, images)
     assert list(tmp_path.iterdir()) == []
 

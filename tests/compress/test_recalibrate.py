@@ -78,7 +78,7 @@ def test_a_calib_split_without_a_class_is_refused_and_nothing_changes(fake_bundl
     folder = fake_bundle()
     text = (folder / RECORD).read_text()
     kept = Manifest(tuple(row for row in manifest.rows if row.label != "blue"), manifest.folder)
-    with pytest.raises(DatasetError, match="split 'calib' has no logo of class blue"):
+    with pytest.raises(DatasetError, match="split 'calib' has no image of class blue"):
         recalibrate(folder, kept, CONFIG)
     assert (folder / RECORD).read_text() == text
 
@@ -257,9 +257,9 @@ def test_what_a_bundle_does_not_promise_and_misses_is_said_in_it_and_at_the_end(
         ([[5, 0, 0], [0, 5, 0], [0, 0, 5]], []),
         (
             [[5, 0, 0], [0, 5, 0], [2, 3, 0]],
-            ["recognises none of the 10 logos of 'blue' among the 30 logos of val and test"],
+            ["recognises none of the 10 images of 'blue' among the 30 images of val and test"],
         ),
-        ([[5, 0, 0], [5, 0, 0], [5, 0, 0]], ["gives 'red' for each of the 30 logos of val and test"]),
+        ([[5, 0, 0], [5, 0, 0], [5, 0, 0]], ["gives 'red' for each of the 30 images of val and test"]),
         ([[5, 0, 0], [0, 5, 0], [0, 0, 0]], []),
     ],
 )

@@ -218,7 +218,7 @@ def test_a_search_that_cannot_be_halved_is_refused(logos, tmp_path):
     few = [row for row in logos.rows if row.split != "train"]
     few += [replace(row, group="one") for row in logos.rows if row.split == "train"]
     write_manifest(tmp_path / "manifest.csv", few)
-    with pytest.raises(DatasetError, match="36 logos to search with; expected enough for two halves"):
+    with pytest.raises(DatasetError, match="36 images to search with; expected enough for two halves"):
         run(read_manifest(tmp_path / "manifest.csv"), tmp_path / "run")
 
 

@@ -146,7 +146,7 @@ def test_the_verb_describes_a_folder_and_writes_nothing_into_it(tmp_path, monkey
     before = sorted((tmp_path / "pets").rglob("*"))
     result = CliRunner().invoke(data, ["describe", str(tmp_path / "pets"), "--page", str(tmp_path / "page.html")])
     assert result.exit_code == 0, result.output
-    assert "10 logos" in result.output
+    assert "10 images" in result.output
     assert f"wrote {tmp_path / 'page.html'}" in result.output
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert text.count("cats/broken.png</th><td>not an image that can be read") == 1

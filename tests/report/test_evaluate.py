@@ -158,7 +158,7 @@ def test_classes_that_the_subject_does_not_know_are_refused(fake_bundle, colours
     subject = load_subject(fake_bundle(labels=("red", "green", "yellow")))
     with pytest.raises(DatasetError, match="classes blue are not those of"):
         check_labels(subject, manifest, "val")
-    with pytest.raises(DatasetError, match="no labelled logos"):
+    with pytest.raises(DatasetError, match="no labelled images"):
         check_labels(subject, manifest, "test")
 
 

@@ -163,7 +163,7 @@ def test_the_committed_evaluation_of_the_default_bundle_is_shown_whole():
     assert [row[0] for row in attacks.table.rows] == [
         f"{name}, {size}/255" for name in ("FGSM", "PGD-10") for size in (1, 2, 4)
     ]
-    assert "931 sure logos" in attacks.caption
+    assert "931 sure images" in attacks.caption
 
 
 def test_the_same_run_gives_the_same_page(plain_run, tmp_path):

@@ -71,7 +71,7 @@ def test_rows_without_labels_and_votes_are_described_too(tmp_path):
     assert description.counts == {"train": {UNLABELLED: 3}}
     assert (description.agreement, description.kappa) == (None, None)
     assert description.sources == {"pack 1.0": 3}
-    assert "3 logos" in printed(description)
+    assert "3 images" in printed(description)
 
 
 def test_an_empty_manifest_is_an_error(tmp_path):
@@ -81,7 +81,7 @@ def test_an_empty_manifest_is_an_error(tmp_path):
 
 def test_the_table_names_every_split_and_class(tmp_path):
     text = printed(describe_manifest(make_manifest(tmp_path)))
-    for word in ("train", "test", "cat", "dog", "sure", "9 logos", "9 groups"):
+    for word in ("train", "test", "cat", "dog", "sure", "9 images", "9 groups"):
         assert word in text
 
 

@@ -422,7 +422,7 @@ def test_a_batch_that_two_ranks_cannot_share_equally_is_refused_on_both(logos, t
     assert 0 not in launch("uneven", logos, tmp_path)
     for rank in range(RANKS):
         assert (
-            "5 logos per step cannot be split over processes x accumulate = 2 x 1"
+            "5 images per step cannot be split over processes x accumulate = 2 x 1"
             in (tmp_path / f"uneven-{rank}.log").read_text()
         )
 

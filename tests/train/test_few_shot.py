@@ -315,7 +315,7 @@ def test_types_are_shown_and_asked_for_by_different_groups_of_one_package():
         for name, indices in zip(episode.classes, episode.support, strict=True):
             assert {rows[index].label for index in indices} == {name}
     assert packages == {"a", "b"}
-    with pytest.raises(DatasetError, match="no package has logos of 23 groups of each type"):
+    with pytest.raises(DatasetError, match="no package has images of 23 groups of each type"):
         TypeTasks(rows, replace(CONFIG, shots=21, queries=2))
 
 

@@ -172,7 +172,7 @@ def test_accumulated_parts_have_the_gradient_and_loss_of_the_whole_batch(logos, 
 
 
 def test_a_batch_that_cannot_be_cut_into_so_many_parts_is_refused(logos, tmp_path):
-    with pytest.raises(RunError, match="24 logos per step cannot be split over processes x accumulate = 1 x 25"):
+    with pytest.raises(RunError, match="24 images per step cannot be split over processes x accumulate = 1 x 25"):
         fit_one_step(logos, tmp_path, Plain(), accumulate=25)
 
 
@@ -511,7 +511,7 @@ def test_an_empty_split_and_a_missing_class_are_named():
     row = LogoRow(FILES, "", "a", "a", "text")
     with pytest.raises(DatasetError, match="split 'val' is empty"):
         check_classes([], ("simple", "text"), "val")
-    with pytest.raises(DatasetError, match="split 'val' has no logo of class simple"):
+    with pytest.raises(DatasetError, match="split 'val' has no image of class simple"):
         check_classes([row], ("simple", "text"), "val")
 
 
@@ -520,7 +520,7 @@ def test_an_empty_split_and_a_missing_class_are_named():
 def test_training_stops_at_a_split_that_is_empty_or_lacks_a_class_and_writes_nothing(logos, tmp_path, split, lost):
     rows = [row for row in logos.rows if row.split != split or (row.label != lost and lost != "all")]
     write_manifest(tmp_path / "less.csv", rows)
-    problem = "is empty" if lost == "all" else "has no logo of class red"
+    problem = "is empty" if lost == "all" else "has no image of class red"
     with pytest.raises(DatasetError, match=f"split '{split}' {problem}"):
         train_ensemble(tmp_path / "less.csv", recipe_from_dict({}), tmp_path / "run", device=CPU, report=print)
     assert not (tmp_path / "run").exists()
@@ -530,12 +530,12 @@ def test_training_stops_where_every_logo_of_a_class_looks_like_a_held_out_one(lo
     red = {row for row in logos.split("train") if row.label == "red"}
     monkeypatch.setattr(train_module, "leave_out", lambda *_: (red, set()))
     with pytest.raises(
-        DatasetError, match=f"'train', without its {len(red)} look-alikes of held-out logos, has no logo of class red"
+        DatasetError, match=f"'train', without its {len(red)} look-alikes of held-out images, has no image of class red"
     ):
         train_ensemble(tmp_path / "manifest.csv", recipe_from_dict({}), tmp_path / "run", device=CPU, report=print)
 
 
-@pytest.mark.parametrize(("labels", "problem"), [(["red"], "one class, red"), ([], "no labelled logo")])
+@pytest.mark.parametrize(("labels", "problem"), [(["red"], "one class, red"), ([], "no labelled image")])
 def test_training_stops_without_two_classes(logos, tmp_path, labels, problem):
     rows = [row if row.label in labels else replace(row, label="", votes=()) for row in logos.rows]
     write_manifest(tmp_path / "few.csv", rows)

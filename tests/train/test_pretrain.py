@@ -456,7 +456,7 @@ def test_the_pool_is_what_may_be_learned_from_and_no_look_alike_of_a_held_out_lo
 
 
 def test_too_few_logos_are_refused(manifest_path, tmp_path):
-    with pytest.raises(DatasetError, match="3 logos to pretrain on; expected at least 8"):
+    with pytest.raises(DatasetError, match="3 images to pretrain on; expected at least 8"):
         pretrain(manifest_path, CONFIG, NETWORK, False, pool_of(manifest_path)[:3], tmp_path, "cpu", "", lambda _: None)
 
 

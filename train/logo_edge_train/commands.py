@@ -31,7 +31,7 @@ data = typer.Typer(
     rich_markup_mode=None,
     add_completion=False,
     no_args_is_help=True,
-    help="Fetch, organize, draw and describe labelled logos; find probably wrong labels, and images worth a label.",
+    help="Fetch, organize, draw and describe labelled images; find probably wrong labels, and images worth a label.",
 )
 data.add_typer(folder_verbs)
 data.add_typer(review_verbs)
@@ -50,7 +50,7 @@ few_shot = typer.Typer(
 )
 
 
-@train.command(help="Train an ensemble of teachers on a manifest or a folder of logos. If interrupted, run it again.")
+@train.command(help="Train an ensemble of teachers on a manifest or a folder of images. If interrupted, run it again.")
 def train_command(
     source: Path | None = DATA,
     recipe: str = typer.Option(

@@ -57,7 +57,7 @@ def organize(
         None, "--out", help="The manifest to write. Default: manifest.csv in the folder, or beside the file."
     ),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace an existing manifest."),
-    target_per_class: int | None = typer.Option(None, "--target-per-class", min=1, help="At most N logos per class."),
+    target_per_class: int | None = typer.Option(None, "--target-per-class", min=1, help="At most N images per class."),
     seed: int = typer.Option(0, "--seed", help="Seed of the split and of the balancing."),
     split_folders: bool | None = typer.Option(
         None,
@@ -158,7 +158,7 @@ def describe(
         None, "--suspects", metavar="CSV", help="With --page: also show the labels that `data suspects` listed there."
     ),
     plot: Path | None = typer.Option(None, "--plot", help="Write bar charts of splits and classes to this PNG."),
-    samples: Path | None = typer.Option(None, "--samples", help="Write a sheet of sample logos to this PNG."),
+    samples: Path | None = typer.Option(None, "--samples", help="Write a sheet of sample images to this PNG."),
     augmented: Path | None = typer.Option(
         None, "--augmented", help="Write a sheet of augmented views of each class to this PNG."
     ),

@@ -188,8 +188,9 @@ def _shareable_batch(config: LoopConfig, count: int) -> int:
     batch_size, ranks = min(config.batch_size, count), distributed.world_size()
     if batch_size % ranks or batch_size < ranks * config.accumulate:
         raise RunError(
-            f"{batch_size} logos per step cannot be split over processes x accumulate = {ranks} x {config.accumulate}; "
-            f"expected a multiple of {ranks}, at least {ranks * config.accumulate}. Change batch_size or accumulate"
+            f"{batch_size} images per step cannot be split over processes x accumulate = {ranks} x "
+            f"{config.accumulate}; expected a multiple of {ranks}, at least {ranks * config.accumulate}. Change "
+            "batch_size or accumulate"
         )
     return batch_size
 

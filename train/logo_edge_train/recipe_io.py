@@ -98,7 +98,7 @@ def _find_conflicts(recipe: Recipe) -> Iterator[Conflict]:
         yield (
             ("pretrain.fit.batch_size", "pretrain.fit.accumulate"),
             f"pretrain.fit.batch_size is {size}; expected a multiple of {parts}, at least {least}: each aspect has "
-            "an equal part of a batch, and compares at least two logos in each of the parts that `accumulate` makes",
+            "an equal part of a batch, and compares at least two images in each of the parts that `accumulate` makes",
         )
     few_shot = recipe.few_shot
     if few_shot.fit.batch_size > few_shot.episodes:

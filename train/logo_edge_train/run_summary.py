@@ -280,10 +280,10 @@ def print_comparison(comparison: dict) -> None:
     console.print(table)
     for name, paired in zip(names[1:], comparison["paired"], strict=True):
         if paired is None:
-            text = f"{name} and {names[0]} have different logos of val, or one is unfinished"
+            text = f"{name} and {names[0]} have different images of val, or one is unfinished"
         else:
             text = (
-                f"on the same {paired['count']} logos of val, {name} less {names[0]}: "
+                f"on the same {paired['count']} images of val, {name} less {names[0]}: "
                 f"{paired['accuracy_difference']:+.1%}; only {name} right on "
                 f"{paired['only_second_right']}, only {names[0]} on {paired['only_first_right']}, same class on "
                 f"{paired['agree']}"
@@ -328,7 +328,7 @@ def _describe_lines(run: dict) -> list[str]:
         ),
         f"data {run['manifest']}, classes {', '.join(run['classes'])}",
         "versions " + ", ".join(f"{name} {version}" for name, version in run["versions"].items()),
-        f"left out, as look-alikes of held-out logos: {', '.join(run['left_out']) or 'nothing'}",
+        f"left out, as look-alikes of held-out images: {', '.join(run['left_out']) or 'nothing'}",
     ]
     if kept := run["kept_lookalikes"]:
         lines.append(f"used for training, though they look like held-out images: {len(kept)}, first {kept[0]}")

@@ -113,7 +113,7 @@ def train_ensemble(
     held_out = manifest.split("val", "calib", "test")
     with telling_reads(report, "look-alikes of held-out images", len({*rows}) + len(held_out)):
         left_out, kept = leave_out(manifest, rows)
-    note = f", without its {len(left_out)} look-alikes of held-out logos,"
+    note = f", without its {len(left_out)} look-alikes of held-out images,"
     learned = [row for row in rows if row not in left_out]
     check_classes(learned, manifest.classes, "train", note)
     for name, rows in (("left_out", left_out), ("kept_lookalikes", kept)):
@@ -196,7 +196,7 @@ def has_record(path: Path, key: str) -> bool:
 def check_splits(manifest: Manifest) -> None:
     """Raises DatasetError unless there are two classes, and train, val and calib have each class."""
     if len(manifest.classes) < 2:
-        labelled = f"one class, {manifest.classes[0]}" if manifest.classes else "no labelled logo"
+        labelled = f"one class, {manifest.classes[0]}" if manifest.classes else "no labelled image"
         raise DatasetError(f"the manifest has {labelled}; expected at least two classes")
     for split in ("train", "val", "calib"):
         check_classes(manifest.split(split), manifest.classes, split)

@@ -94,8 +94,8 @@ def read_images(data: Path, contract: InputContract, *, fits: bool = False) -> I
     if len(verifying) < LEAST_IMAGES or not fitting:
         raise DatasetError(
             f"{data}: {len(verifying)} images to verify on and {len(fitting)} to fit on; expected at least "
-            f"{LEAST_IMAGES} and 1. Give --data a folder of {2 * LEAST_IMAGES} logos or more, or a manifest whose "
-            "splits train and val have logos"
+            f"{LEAST_IMAGES} and 1. Give --data a folder of {2 * LEAST_IMAGES} images or more, or a manifest whose "
+            "splits train and val have images"
         )
     return Images(
         *(np.stack([preprocess(load_image(path), contract) for path in part]) for part in (fitting, verifying)),

@@ -199,7 +199,7 @@ def fit_to_teachers(
     outliers = outlier_rows(run.recipe.train, len(rows))
     gpu, cores = device.type == "cuda", count_cores()
     networks, contracts = [teacher.to(device) for teacher, _ in teachers], [own for _, own in teachers]
-    notes = [f"from {len(teachers)} teacher{'s'[: len(teachers) > 1]} on {len(rows)} logos"]
+    notes = [f"from {len(teachers)} teacher{'s'[: len(teachers) > 1]} on {len(rows)} images"]
     notes += [f"{len(outliers)} outliers"] if outliers else []
     if not gpu and not matches(config):
         networks = [open_teacher(teacher, own.size_px, notes) for teacher, own in teachers]

@@ -55,7 +55,7 @@ def refuse_fitting(images: int, missing: Sequence[str], held_out: Sequence[str],
         )
     if reasons:
         raise DatasetError(
-            f"{where}: INT8 has {'; '.join(reasons)}. Add logos to the train split, or remove the copies from it"
+            f"{where}: INT8 has {'; '.join(reasons)}. Add images to the train split, or remove the copies from it"
         )
 
 

@@ -210,7 +210,7 @@ def _run_epochs(
     halves = halve(rows, seed)
     if not all(halves):
         raise DatasetError(
-            f"{len(rows)} logos to search with; expected enough for two halves without a common group: one is empty"
+            f"{len(rows)} images to search with; expected enough for two halves without a common group: one is empty"
         )
     options |= {"contract": InputContract(config.size_px)}
     val_rows = manifest.split("val")

@@ -11,7 +11,7 @@ from logo_edge.cli.classify import STDIN, run
 from logo_edge.cli.options import ENGINES, LOCAL, ClassifyOptions
 
 classify = typer.Typer(rich_markup_mode=None, add_completion=False)
-HELP = """Classify logos: files, folders (searched recursively), globs in quotes, or - for one image's bytes on stdin.
+HELP = """Classify images: files, folders (searched recursively), globs in quotes, or - for one image's bytes on stdin.
 
     Prints a table, or JSON. An image that the classifier is not sure about gets a best guess but no label. --out writes
     a table of any number of images; after an interruption, the same command goes on.

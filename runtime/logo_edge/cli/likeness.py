@@ -62,7 +62,7 @@ def enroll_command(
         "--false-accepts",
         min=0.0,
         max=1.0,
-        help=f"The largest share of logos of no class that may get one, over all classes; at first {FALSE_ACCEPTS:g}.",
+        help=f"The largest share of images of no class that may get one, over all classes; at first {FALSE_ACCEPTS:g}.",
     ),
     as_json: bool = JSON.typer(),
 ) -> None:
@@ -127,19 +127,19 @@ def _print_enrolment(file: Path, enrolment: Enrolment) -> None:
     if record["threshold"] is None:
         typer.echo(f"{printable(str(file))}: no class is enrolled")
     else:
-        share = f"at most {enrolment.false_accepts:.1%} of other logos reach it"
+        share = f"at most {enrolment.false_accepts:.1%} of other images reach it"
         typer.echo(f"named from similarity {record['threshold']:.3f} on; {share}")
 
 
 @similar.command(
-    help="""Rank a folder by similarity to one logo, the most similar first.
+    help="""Rank a folder by similarity to one image, the most similar first.
 
     \b
     logo-edge similar logo.png downloads/ --top-k 20
     logo-edge similar logo.png downloads/ --csv > ranked.csv
 
-    Similarity is a cosine, -1 to 1: near 0 for unrelated logos. QUERY is compared as a whole and by its parts together,
-    so the similarity of a drawing with a gap to itself is below 1.
+    Similarity is a cosine, -1 to 1: near 0 for unrelated images. QUERY is compared as a whole and by its parts
+    together, so the similarity of a drawing with a gap to itself is below 1.
     """
 )
 def similar_command(
@@ -171,7 +171,7 @@ def similar_command(
 
 
 @cluster.command(
-    help="""Sort a folder into groups of similar logos, the largest group first.
+    help="""Sort a folder into groups of similar images, the largest group first.
 
     \b
     logo-edge cluster downloads/

@@ -128,7 +128,7 @@ def background_threshold(background: np.ndarray, prototypes: np.ndarray, false_a
     rank = math.ceil((count + 1) * (1 - false_accepts))
     if rank > count:
         raise EnrolmentError(
-            f"false accepts of {false_accepts:g}; the bundle's background of {count} logos can promise "
+            f"false accepts of {false_accepts:g}; the bundle's background of {count} images can promise "
             f"{1 / (count + 1):.2g} at least"
         )
     highest = np.sort((background @ prototypes.T).max(1))

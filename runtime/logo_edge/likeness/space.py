@@ -79,7 +79,7 @@ def read_space(bundle: Bundle) -> EmbeddingSpace:
     """The space of a bundle. Raises BundleError where it is missing or damaged."""
     if SPACE not in bundle.files or EMBEDDING not in bundle.model.optional_outputs:
         raise BundleError(
-            f"{bundle.folder}: has no embeddings to compare logos by; pack it again with `logo-edge calibrate "
+            f"{bundle.folder}: has no embeddings to compare images by; pack it again with `logo-edge calibrate "
             f"{bundle.folder}` (extra compress), or take the default bundle"
         )
     path, data = bundle.folder / SPACE, bundle.read(SPACE)

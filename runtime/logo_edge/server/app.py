@@ -51,7 +51,7 @@ except ImportError as error:
     raise MissingExtraError("serve", error.name or "fastapi") from error
 
 DESCRIPTION = (
-    "Classifies logos, with calibrated confidence; `label` is null if it abstains. A multi-label bundle gives "
+    "Classifies images, with calibrated confidence; `label` is null if it abstains. A multi-label bundle gives "
     "`labels`, which may be empty; other bundles give null. Send one image as the body, or several as files of a form; "
     "a bad image then gives its own error and does not affect the others."
 )

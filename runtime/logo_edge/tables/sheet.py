@@ -170,11 +170,11 @@ def _reason(record: dict, least: float | None) -> str:
     guess = f"Best guess {record['best_guess']}, {sure}"
     match record["reason"]:
         case None:
-            return sure if record["is_logo"] else f"{sure}, but unlike the logos that the network knows"
+            return sure if record["is_logo"] else f"{sure}, but unlike the images that the network knows"
         case Rejection.BLANK:
             return "All pixels have one colour"
         case Rejection.NOT_A_LOGO:
-            return f"Unlike the logos that the network knows. {guess}"
+            return f"Unlike the images that the network knows. {guess}"
         case _:
             return guess if least is None else f"{guess}; a label needs {least:.1%}"
 

@@ -121,7 +121,7 @@ export function predictionSet(calibration, probabilities, level, { byClass = fal
   if ((byClass ? thresholds : threshold) === null) {
     throw new BundleError(
       `no prediction sets${byClass ? " by class" : ""} at level ${level}: ${refused}. Ask for a lower level` +
-        `${byClass && threshold !== null ? ", or for sets over all classes," : ""} or calibrate on more logos`,
+        `${byClass && threshold !== null ? ", or for sets over all classes," : ""} or calibrate on more images`,
     );
   }
   return byProbability(probabilities).filter(

@@ -161,9 +161,9 @@ def class_weights(rows: list[LogoRow], classes: tuple[str, ...], power: float) -
 def check_classes(rows: list[LogoRow], classes: tuple[str, ...], split: str, note: str = "") -> None:
     """Raises DatasetError if a split is empty or lacks a class; `note` follows the split's name in the message."""
     if not rows:
-        raise DatasetError(f"split {split!r}{note} is empty; expected logos of each class, {', '.join(classes)}")
+        raise DatasetError(f"split {split!r}{note} is empty; expected images of each class, {', '.join(classes)}")
     missing = sorted(set(classes) - {label for row in rows for label in row.every_label})
     if missing:
         raise DatasetError(
-            f"split {split!r}{note} has no logo of class {', '.join(missing)}; expected all of {', '.join(classes)}"
+            f"split {split!r}{note} has no image of class {', '.join(missing)}; expected all of {', '.join(classes)}"
         )

@@ -187,7 +187,7 @@ def labelled_rows(
         )
     rows = manifest.split(split)
     if not rows:
-        raise DatasetError(f"split {split!r} has no labelled logos; expected a manifest with that split")
+        raise DatasetError(f"split {split!r} has no labelled images; expected a manifest with that split")
     unknown = sorted({label for row in rows for label in row.every_label} - set(labels))
     if unknown:
         raise DatasetError(f"the manifest's classes {', '.join(unknown)} are not {whose}: {', '.join(labels)}")

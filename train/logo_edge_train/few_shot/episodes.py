@@ -122,7 +122,7 @@ class TypeTasks:
         }
         if not self.members or len(labels) < 2:
             raise DatasetError(
-                f"no package has logos of {need} groups of each type ({', '.join(labels) or 'none'}); "
+                f"no package has images of {need} groups of each type ({', '.join(labels) or 'none'}); "
                 "expected few_shot.shots + few_shot.queries of two types or more"
             )
         self.ways = len(labels)

@@ -48,7 +48,7 @@ def describe_manifest(manifest: Manifest) -> Description:
     """The description of a manifest. Raises DatasetError if it has no rows."""
     rows = manifest.rows
     if not rows:
-        raise DatasetError(f"the manifest in {manifest.folder} has no rows; expected at least one logo")
+        raise DatasetError(f"the manifest in {manifest.folder} has no rows; expected at least one image")
     without = NO_LABELS if manifest.multi_label else UNLABELLED
     named = [(name, row) for row in rows for name in row.every_label or (without,)]
     totals, group_sizes = Counter(name for name, _ in named), Counter(row.group for row in rows)
@@ -89,7 +89,7 @@ def print_description(description: Description, console=None) -> None:
     from logo_edge_train.console import LiteralTable, literal
 
     console = console or Console()
-    table = LiteralTable(title=f"{description.rows:,} logos")
+    table = LiteralTable(title=f"{description.rows:,} images")
     splits = list(description.counts.values())
     table.add_column("class")
     for heading in (*description.counts, "all", "sure"):
@@ -132,9 +132,9 @@ def _plot_bars(description: Description, path: str | os.PathLike) -> None:
         if len(description.classes) <= 6:
             left.bar_label(bars, fontsize=8, padding=1)
     totals = {split: sum(cells.values()) for split, cells in description.counts.items()}
-    left.set_xticks(range(len(totals)), [f"{split}\n{count:,} logos" for split, count in totals.items()])
-    left.set_title(f"{description.rows:,} logos in {description.groups:,} groups", loc="left")
-    left.set_ylabel("logos")
+    left.set_xticks(range(len(totals)), [f"{split}\n{count:,} images" for split, count in totals.items()])
+    left.set_title(f"{description.rows:,} images in {description.groups:,} groups", loc="left")
+    left.set_ylabel("images")
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=8, frameon=False, fontsize=9)
     bars = right.barh(description.classes, [100 * share for share in description.sure.values()], color=colours)
     right.bar_label(bars, fmt="%.0f %%", fontsize=9, padding=2)
@@ -156,7 +156,7 @@ def plot_samples(manifest: Manifest, path: str | os.PathLike, *, per_class: int 
     import numpy as np
 
     if not manifest.classes:
-        raise DatasetError(f"the manifest in {manifest.folder} has no labels; a contact sheet shows logos by class")
+        raise DatasetError(f"the manifest in {manifest.folder} has no labels; a contact sheet shows images by class")
     rng, lines = np.random.default_rng(seed), {}
     for name in manifest.classes:
         own = [row for row in manifest.rows if name in row.every_label]
@@ -245,14 +245,14 @@ def write_sheet(lines: dict[str, list], path: str | os.PathLike) -> None:
 
 
 def _facts(description: Description) -> list[str]:
-    facts = [f"{description.groups:,} groups; the largest has {description.largest_group:,} logos"]
+    facts = [f"{description.groups:,} groups; the largest has {description.largest_group:,} images"]
     if description.split_groups:
         first = ", ".join(description.split_groups[:5])
         facts.append(f"Warning: {len(description.split_groups):,} groups stand in more than one split: {first}")
     facts.append("sources: " + ", ".join(f"{name} ({count:,})" for name, count in description.sources.items()))
     if description.agreement is not None:
         kappa = "" if description.kappa is None else f" (Cohen's kappa {description.kappa:.3f})"
-        facts.append(f"the two votes on {description.voted_twice:,} logos agree in {description.agreement:.1%}{kappa}")
+        facts.append(f"the two votes on {description.voted_twice:,} images agree in {description.agreement:.1%}{kappa}")
     return facts
 
 

@@ -56,12 +56,12 @@ def pretrain(
     continues to the same result. Raises DatasetError if there are too few rows.
     """
     if len(rows) < 2 * len(ASPECTS):
-        raise DatasetError(f"{len(rows)} logos to pretrain on; expected at least {2 * len(ASPECTS)}")
+        raise DatasetError(f"{len(rows)} images to pretrain on; expected at least {2 * len(ASPECTS)}")
     manifest, device, architecture = read_manifest(manifest_path), torch.device(device_name), Architecture.parse(text)
     path = encoder_path(folder, text)
     path.parent.mkdir(parents=True, exist_ok=True)
     name, state = f"pretraining {text}", path.with_suffix(".state")
-    note = f"on {len(rows)} logos, without labels"
+    note = f"on {len(rows)} images, without labels"
     report({"kind": "start", "name": name, "stem": f"pretrain-{path.stem}", "note": note})
     difficulty = Difficulty(config, read_history(state))
     views = AspectViews(InputContract(architecture.size_px), difficulty.strengths)
@@ -190,7 +190,7 @@ def nt_xent(
     everyone = torch.cat([distributed.gather(first), distributed.gather(second)])  # (2N, P)
     count, total = len(first), len(everyone) // 2
     if total < 2:
-        raise RunError(f"{total} logos of an aspect in a batch; expected at least 2. Raise pretrain.fit.batch_size")
+        raise RunError(f"{total} images of an aspect in a batch; expected at least 2. Raise pretrain.fit.batch_size")
     here = distributed.rank() * count + torch.arange(count, device=first.device)
     itself, partner = torch.cat([here, here + total]), torch.cat([here + total, here])
     with torch.autocast(first.device.type, enabled=False):  # bfloat16 is too coarse at a low temperature
