@@ -75,7 +75,7 @@ PRESETS = {
 
 @dataclass(frozen=True)
 class Images:
-    """Logos of one split: accuracy is measured on all, latency on some, as PNG files of one size.
+    """Images of one split: accuracy is measured on all, latency on some, as PNG files of one size.
 
     Images without labels have no `rows` and no `split`, and are only timed.
     """
@@ -88,7 +88,7 @@ class Images:
 
 
 def read_images(manifest: Manifest, split: str, labels: tuple[str, ...], folder: Path, size_px: int) -> Images:
-    """The split's logos; the timed ones are written into `folder`. Raises like `labelled_rows`, and ImageError."""
+    """The split's images; the timed ones are written into `folder`. Raises like `labelled_rows`, and ImageError."""
     rows = labelled_rows(manifest, split, labels, "the bundle's")
     paths = manifest.image_paths(rows)
     return Images(split, labels, tuple(rows), tuple(map(str, paths)), _write_timed(paths, folder, size_px))

@@ -37,7 +37,7 @@ def compare_ratios(then: dict, now: dict, tolerance: float) -> list[Change]:
 
     A row is worse where even the low end of its interval is above 1 + tolerance times the earlier value. Raises
     BenchError where the results have no row in common, or these differ: yardstick, instruction set, split, size of the
-    images, and each row's number of logos, backend, precision, threads, batch and spinning.
+    images, and each row's number of images, backend, precision, threads, batch and spinning.
     """
     problems = [
         f"{key}: {one} / {other}"

@@ -109,7 +109,7 @@ def measure_bundle(
 ) -> dict:
     """The figures of a bundle for its gates, measured in this process: accuracy, calibration, size, one forward pass.
 
-    Raises DatasetError where the split has no labelled logos.
+    Raises DatasetError where the split has no labelled images.
     """
     classifier = Classifier.load(folder, public_key=public_key)
     multi_label = classifier.bundle.calibration.multi_label

@@ -79,7 +79,7 @@ def rows_table(result: dict) -> Rows:
 
 
 def _accuracy_cells(row: dict) -> list[str]:
-    """Accuracy on all and on sure logos, the worst class and the ECE; nothing of images without labels."""
+    """Accuracy on all and on sure images, the worst class and the ECE; nothing of images without labels."""
     if "accuracy" not in row:
         return []
     accuracy, worst = row["accuracy"], row["worst_class"]

@@ -138,7 +138,7 @@ def measure_sizes(system: System, images: Images, preset: Preset) -> list[dict]:
 def measure_folders(bundle: str, sources: tuple[str, ...], counts: tuple[int, ...]) -> list[dict]:
     """Peak memory and images per second of `logo-edge classify FOLDER --jsonl`, by the number of files in the folder.
 
-    The files are hard links to a few logos, so that a folder of 100,000 takes no disk.
+    The files are hard links to a few images, so that a folder of 100,000 takes no disk.
     """
     measured = []
     for count in counts:
@@ -201,7 +201,7 @@ def _scaled(per_s: list[float], of_one: list[float]) -> dict:
 
 
 def _drawn(path: str, kind: str, size_px: int, options: dict, folder: Path) -> Path:
-    """The logo on white, its longer side of `size_px`, written in the format."""
+    """The image on white, its longer side of `size_px`, written in the format."""
     image = load_image(path).convert("RGBA")
     scale = size_px / max(image.size)
     image = image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.BICUBIC)

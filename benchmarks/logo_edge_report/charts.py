@@ -82,7 +82,7 @@ def reliability_diagram(bins_by_name: dict[str, list[dict]]) -> str:
 
 
 def risk_coverage_curve(curves: dict[str, dict]) -> str:
-    """The error among the most confident share of the logos."""
+    """The error among the most confident share of the images."""
 
     def paint(axes: Axes) -> None:
         for colour, (name, curve) in zip(COLOURS, curves.items(), strict=False):
@@ -99,7 +99,7 @@ def risk_coverage_curve(curves: dict[str, dict]) -> str:
 
 
 def confidence_histogram(counts: list[int], wrong: list[int]) -> str:
-    """The numbers of logos and of errors in each equal part of the confidence range 0 to 1."""
+    """The numbers of images and of errors in each equal part of the confidence range 0 to 1."""
 
     def paint(axes: Axes) -> None:
         edges = np.linspace(0, 1, len(counts) + 1)
@@ -321,7 +321,7 @@ def layer_bars(layers: list[dict], restored: list[str]) -> str:
 
 
 def uncertainty_map(confidence: np.ndarray, disagreement: np.ndarray, correct: np.ndarray) -> str:
-    """Each logo by its confidence and the disagreement of the members in nats; all (N,), errors on top."""
+    """Each image by its confidence and the disagreement of the members in nats; all (N,), errors on top."""
 
     def paint(axes: Axes) -> None:
         for chosen, marker, colour, name in ((correct, "o", RIGHT, "right"), (~correct, "X", WRONG, "wrong")):

@@ -1,4 +1,4 @@
-"""Changes of a logo before classification: sizes, backgrounds, JPEG, and corruptions at five severities.
+"""Changes of an image before classification: sizes, backgrounds, JPEG, and corruptions at five severities.
 
 Every condition is a function of one image, RGB or RGBA, and of a seed where it draws at random; the same seed gives
 the same picture.
@@ -33,17 +33,17 @@ PAPER = InputContract()
 
 
 def size_conditions() -> dict[str, Condition]:
-    """The logo delivered with its longer side at each of SIZES_PX."""
+    """The image delivered with its longer side at each of SIZES_PX."""
     return {f"{size} px": lambda image, _seed, size=size: scale_to(image, size) for size in SIZES_PX}
 
 
 def background_conditions() -> dict[str, Condition]:
-    """The logo delivered without transparency, on each colour of BACKGROUNDS, with a margin of a tenth."""
+    """The image delivered without transparency, on each colour of BACKGROUNDS, with a margin of a tenth."""
     return {name: lambda image, _seed, colour=colour: lay_on(image, colour) for name, colour in BACKGROUNDS.items()}
 
 
 def jpeg_conditions() -> dict[str, Condition]:
-    """The logo delivered as a JPEG at each of JPEG_QUALITIES."""
+    """The image delivered as a JPEG at each of JPEG_QUALITIES."""
     return {
         f"quality {quality}": lambda image, _seed, quality=quality: as_jpeg(flatten(image), quality)
         for quality in JPEG_QUALITIES
@@ -51,7 +51,7 @@ def jpeg_conditions() -> dict[str, Condition]:
 
 
 def thumbnail_conditions() -> dict[str, Condition]:
-    """The logo delivered as a small JPEG, its longer side at each of THUMBNAILS_PX."""
+    """The image delivered as a small JPEG, its longer side at each of THUMBNAILS_PX."""
     return {
         f"{size} px, JPEG {THUMBNAIL_QUALITY}": lambda image, _seed, size=size: as_jpeg(
             flatten(scale_to(image, size)), THUMBNAIL_QUALITY
@@ -80,7 +80,7 @@ def corruptions() -> dict[str, Callable[[int], Condition]]:
 
 
 def flatten(image: Image.Image) -> Image.Image:
-    """The logo on the runtime's background, RGB."""
+    """The image on the runtime's background, RGB."""
     if image.mode == "RGB":
         return image
     pixels, _ = composite(np.asarray(image.convert("RGBa")), PAPER)
@@ -143,7 +143,7 @@ def tilt(image: Image.Image, share: float, seed: int) -> Image.Image:
 
 
 def clutter(image: Image.Image, shapes: int, seed: int) -> Image.Image:
-    """The logo in the middle of a page, with grey shapes around and, at higher counts, under its margin."""
+    """The image in the middle of a page, with grey shapes around and, at higher counts, under its margin."""
     random = np.random.default_rng(seed)
     side = round(max(image.size) * 1.4)
     page = Image.new("RGB", (side, side), (255, 255, 255))

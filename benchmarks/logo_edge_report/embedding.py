@@ -35,7 +35,7 @@ def penultimate(network: nn.Module, pixels: np.ndarray) -> tuple[np.ndarray, np.
 
 
 def embed(checkpoints: list[np.ndarray], *, seed: int = 0) -> list[np.ndarray]:
-    """One (N, 2) layout per checkpoint's (N, D) features of the same logos, in order.
+    """One (N, 2) layout per checkpoint's (N, D) features of the same images, in order.
 
     The last checkpoint is laid out by t-SNE (van der Maaten and Hinton 2008) from its principal components; each
     earlier one starts from the layout of the one after it, shrunk, and without early exaggeration: groups keep their
@@ -84,5 +84,5 @@ def blend(points: np.ndarray, probabilities: np.ndarray, positions: np.ndarray) 
 
 
 def separation(features: np.ndarray, targets: np.ndarray) -> float:
-    """Mean silhouette by cosine distance, -1 to 1: how much nearer a logo is to its own class. Rousseeuw 1987."""
+    """Mean silhouette by cosine distance, -1 to 1: how much nearer an image is to its own class. Rousseeuw 1987."""
     return float(silhouette_score(features, targets, metric="cosine"))

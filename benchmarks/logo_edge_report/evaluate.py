@@ -39,7 +39,7 @@ def evaluate_subjects(
 ) -> dict:
     """The figures of one or more subjects on one split; two are compared. `parts`: those of PARTS to add.
 
-    Attacks change the sure logos, against the one checkpoint among the subjects. Raises DatasetError where the split
+    Attacks change the sure images, against the one checkpoint among the subjects. Raises DatasetError where the split
     does not fit a subject, RunError for attacks without exactly one checkpoint.
     """
     for subject in subjects:
@@ -132,7 +132,7 @@ def evaluate_predictions(subject: Subject, logits: dict[str, np.ndarray], manife
 def compare_subjects(
     first: tuple[Subject, np.ndarray], second: tuple[Subject, np.ndarray], targets: np.ndarray
 ) -> dict:
-    """McNemar's test and the paired bootstrap of two subjects' (N, K) logits on the same logos."""
+    """McNemar's test and the paired bootstrap of two subjects' (N, K) logits on the same images."""
     paired = compare_paired(*(is_correct(subject.calibrated(logits), targets) for subject, logits in (first, second)))
     return {
         "first": first[0].name,
@@ -191,7 +191,7 @@ def _prediction_sets(subject: Subject, logits: dict[str, np.ndarray], manifest: 
 
 
 def _held_out_probabilities(subject: Subject, logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """(N, K) probabilities of calib's logos, cross-validated if the subject was calibrated on them."""
+    """(N, K) probabilities of calib's images, cross-validated if the subject was calibrated on them."""
     if subject.scaling is None and subject.temperature == 1.0:
         return probabilities_of(logits, targets)
     candidates = compare_methods(logits, targets)

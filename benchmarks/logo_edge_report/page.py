@@ -19,7 +19,7 @@ WIDE_LETTERS = 42  # a table with longer rows takes the whole width
 
 @dataclass(frozen=True)
 class Cell:
-    """One logo of a sheet: the (column, row) of each of its tiles in the image, and its text."""
+    """One picture of a sheet: the (column, row) of each of its tiles in the sheet, and its text."""
 
     tiles: tuple[tuple[int, int], ...]
     text: str

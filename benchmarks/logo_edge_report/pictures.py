@@ -18,7 +18,7 @@ from logo_edge_train.architecture import Architecture
 from logo_edge_train.checkpoints import load_network
 from logo_edge_train.models import LogoNetwork
 
-PER_CLASS = 3  # logos of each class on the sheet of maps
+PER_CLASS = 3  # images of each class on the sheet of maps
 MOST_WRONG = 8
 PANELS = 6  # checkpoints shown beside each other
 LANDSCAPE_LOGOS = 40
@@ -56,7 +56,7 @@ class Pictured:
 
 
 def maps_section(pictured: Pictured, images: Sequence[Image.Image], targets: np.ndarray) -> Section | None:
-    """Grad-CAM or attention on logos of every class and on the worst errors."""
+    """Grad-CAM or attention on images of every class and on the worst errors."""
     network, pixels, labels = pictured.load(), pictured.read(images), pictured.classes
     probabilities = softmax(embedding.penultimate(network, pixels)[1])
     predicted, confidence = probabilities.argmax(1), probabilities.max(1)
@@ -103,7 +103,7 @@ def maps_section(pictured: Pictured, images: Sequence[Image.Image], targets: np.
 
 
 def _typical(correct: np.ndarray, targets: np.ndarray, confidence: np.ndarray) -> np.ndarray:
-    """A few correctly classified logos of each class, from the most to the least confident."""
+    """A few correctly classified images of each class, from the most to the least confident."""
     chosen = []
     for label in np.unique(targets):
         of_class = np.flatnonzero(correct & (targets == label))
@@ -131,7 +131,7 @@ def _title(method: str) -> str:
 
 
 def features_section(pictured: Pictured, images: Sequence[Image.Image], targets: np.ndarray, say: Say) -> Section:
-    """The logos in the plane of their features: decision regions, confidence, and their order during training."""
+    """The images in the plane of their features: decision regions, confidence, and their order during training."""
     pixels, labels = pictured.read(images), pictured.classes
     epochs = pictured.chosen_snapshots(PANELS - 1)
     stages = []
@@ -215,7 +215,7 @@ def _confidence_finding(confidence: np.ndarray, correct: np.ndarray) -> str:
 
 
 def landscape_section(pictured: Pictured, images: Sequence[Image.Image], targets: np.ndarray, say: Say) -> Section:
-    """The loss around the weights, and around those of earlier epochs, on a few logos of every class."""
+    """The loss around the weights, and around those of earlier epochs, on a few images of every class."""
     kept = _balanced(targets, LANDSCAPE_LOGOS)
     pixels, wanted = pictured.read(images[i] for i in kept), targets[kept]
     network = pictured.load()
@@ -276,7 +276,7 @@ def landscape_section(pictured: Pictured, images: Sequence[Image.Image], targets
 
 
 def _balanced(targets: np.ndarray, count: int) -> np.ndarray:
-    """Indices of about `count` logos in equal shares of every label, in order."""
+    """Indices of about `count` images in equal shares of every label, in order."""
     order = np.random.default_rng(0).permutation(len(targets))
     names = np.unique(targets)
     kept = [i for label in names for i in order[targets[order] == label][: max(1, count // len(names))]]

@@ -20,7 +20,7 @@ from logo_edge_report.statistics import auroc
 from logo_edge_report.subjects import Subject
 from logo_edge_train.data.manifest import LogoRow
 
-SHOWN = 24  # logos of a sheet
+SHOWN = 24  # images of a sheet
 SLICES = {"size": "delivered size", "jpeg": "JPEG quality", "thumbnail": "thumbnail"}
 
 

@@ -32,5 +32,5 @@ def make_sheet(pictures: Sequence[Sequence[np.ndarray]], texts: Sequence[str], n
 
 
 def thumbnail(image: Image.Image) -> np.ndarray:
-    """(96, 96, 3) uint8: the logo, letterboxed on the runtime's background."""
+    """(96, 96, 3) uint8: the image, letterboxed on the runtime's background."""
     return preprocess(image, InputContract(THUMBNAIL_PX))

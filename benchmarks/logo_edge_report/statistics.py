@@ -17,7 +17,7 @@ from logo_edge_train.promises import conformal_rank
 
 @dataclass(frozen=True)
 class Paired:
-    """Two subjects on the same logos; `difference` is the accuracy of the second minus that of the first."""
+    """Two subjects on the same images; `difference` is the accuracy of the second minus that of the first."""
 
     difference: Figure
     only_first_right: int
@@ -96,7 +96,7 @@ def mcnemar_p_value(only_first: int, only_second: int) -> float:
 
 
 def compare_paired(first: np.ndarray, second: np.ndarray, *, rounds: int = 2000, seed: int = 0) -> Paired:
-    """Compares two (B,) bool arrays of correct answers on the same logos: paired bootstrap and McNemar's test."""
+    """Compares two (B,) bool arrays of correct answers on the same images: paired bootstrap and McNemar's test."""
     gain = second.astype(float) - first.astype(float)
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     difference = bootstrap(lambda drawn: float(drawn.mean()), gain, rounds=rounds, seed=seed)

@@ -26,8 +26,8 @@ from logo_edge_train.recipe import CalibrateConfig
 from logo_edge_train.temperature import PRIOR, fit_temperature
 
 FOLDS, REPEATS = 5, 4
-REPEATED = 1200  # logos; with more, the folds vary too little to need repeats
-PENALTIES = (0.01, 0.1, 1.0)  # for the distance from the identity, per logo; the grid of the cross-validation
+REPEATED = 1200  # images; with more, the folds vary too little to need repeats
+PENALTIES = (0.01, 0.1, 1.0)  # for the distance from the identity, per image; the grid of the cross-validation
 MOST_CLASSES = {"vector": 128, "dirichlet": 8}  # a step of a fit costs O(N P^2 + P^3): P = 2 K, K (K + 1)
 STEPS = 200  # of Newton's method, at most; about ten are usual
 DIGITS = 6
@@ -38,7 +38,7 @@ SHOWN_LABELS = 5  # in the reason why a mode is not promised
 class MethodResult:
     """A way to calibrate, cross-validated within calib: `nll` in nats; `gain`: temperature's NLL minus this one.
 
-    `gain_error` is the standard error of the mean gain over the logos. `held_out`: the (N, K) out-of-fold
+    `gain_error` is the standard error of the mean gain over the images. `held_out`: the (N, K) out-of-fold
     probabilities, mean over the repeats.
     """
 
@@ -68,10 +68,10 @@ def fit_calibration(
 ) -> Fitted:
     """The calibration of a bundle, from (N, K) logits and (N,) integer targets of the calib split.
 
-    A mode's risk is the error of its answers, so its threshold is fitted on the logos that are not rejected as no logo.
-    The familiarity threshold is one of calib's logo scores, chosen without the targets. So the logos above it are a
-    sample of all logos above it, and the bounds of `highest_risk` hold. With multi-label targets, (N, K) of 0 or 1, see
-    `fit_label_thresholds` and `fit_label_conformal`.
+    A mode's risk is the error of its answers, so its threshold is fitted on the images that are not rejected as no
+    logo. The familiarity threshold is one of calib's logo scores, chosen without the targets. So the images above it
+    are a sample of all images above it, and the bounds of `highest_risk` hold. With multi-label targets, (N, K) of 0 or
+    1, see `fit_label_thresholds` and `fit_label_conformal`.
     """
     multi_label = targets.ndim == 2
     chosen = choose_method(compare_methods(logits, targets))
@@ -110,8 +110,9 @@ def fit_calibration(
 def compare_methods(logits: np.ndarray, targets: np.ndarray, *, seed: int = 0) -> list[MethodResult]:
     """Temperature first, then each scaling and penalty, on the same stratified folds. Shapes as in `fit_calibration`.
 
-    Each logo's loss is out-of-fold, mean over the repeats. If a class has fewer than LEAST_PER_CLASS logos, temperature
-    is the only method. Multi-label, that many logos must have each label and lack it, and only vector scaling is tried.
+    Each image's loss is out-of-fold, mean over the repeats. If a class has fewer than LEAST_PER_CLASS images,
+    temperature is the only method. Multi-label, that many images must have each label and lack it, and only vector
+    scaling is tried.
     """
     classes, multi_label = logits.shape[1], targets.ndim == 2
     with_label = targets.sum(0) if multi_label else np.bincount(targets, minlength=classes)  # (K,)
@@ -147,7 +148,7 @@ def compare_methods(logits: np.ndarray, targets: np.ndarray, *, seed: int = 0) -
 
 
 def _log_likelihoods(calibrated: np.ndarray, probabilities: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """(N,) nats: of each logo's target or, multi-label, the sum over its labels."""
+    """(N,) nats: of each image's target or, multi-label, the sum over its labels."""
     if targets.ndim == 2:
         return log_sigmoid(np.where(targets, calibrated, -calibrated)).sum(1)
     return np.log(np.maximum(probabilities[np.arange(len(targets)), targets], 1e-12))
@@ -171,8 +172,8 @@ def fit_scaling(logits: np.ndarray, targets: np.ndarray, temperature: float, met
 
     `vector` fits K factors and K offsets (Guo et al. 2017), `dirichlet` a full matrix (Kull et al. 2019,
     arXiv:1910.12656). The penalty is the squared distance from the identity, so a large one returns temperature
-    scaling; Kull et al. do not penalise the diagonal, for which a few dozen logos of a class are too few. The prior of
-    `fit_temperature` is added; its share vanishes with the number of logos. The loss is convex: Newton's method, with
+    scaling; Kull et al. do not penalise the diagonal, for which a few dozen images of a class are too few. The prior of
+    `fit_temperature` is added; its share vanishes with the number of images. The loss is convex: Newton's method, with
     the step halved until the loss falls. With multi-label targets, `fit_label_scaling`.
     """
     if targets.ndim == 2:
@@ -266,7 +267,7 @@ def conformal_threshold(probabilities: np.ndarray, targets: np.ndarray, level: f
 
 
 def fit_conformal(probabilities: np.ndarray, targets: np.ndarray, labels: tuple[str, ...], level: float) -> Conformal:
-    """The marginal threshold and those of each class at one level; `refused` names the classes with too few logos.
+    """The marginal threshold and those of each class at one level; `refused` names the classes with too few images.
 
     Sets by class make a promise for every class, so a single class that is too small refuses all of them.
     """
@@ -355,7 +356,7 @@ def _conformal(level: float, marginal: float | None, by_class: dict, too_few: di
 
 
 def fit_familiarity(logits: np.ndarray, false_positive_rate: float) -> Familiarity | None:
-    """The logo score that a new logo is below with P <= the rate: the floor((n + 1) rate)-th smallest of n calib logos.
+    """The logo score that a new image is below with P <= the rate: the floor((n + 1) rate)-th smallest of n of calib.
 
     A one-class conformal test; None where n is too small for the rate. logits: (N, K), before temperature.
     """
@@ -368,7 +369,7 @@ def fit_familiarity(logits: np.ndarray, false_positive_rate: float) -> Familiari
 def abstention_threshold(confidence: np.ndarray, correct: np.ndarray, risk: float) -> float | None:
     """The lowest confidence above which, with CERTAINTY, at most a share `risk` of the answers is wrong.
 
-    confidence: (N,), correct: (N,) bool. `highest_risk` of the logos at or above it is at most `risk`. It lies between
+    confidence: (N,), correct: (N,) bool. `highest_risk` of the images at or above it is at most `risk`. It lies between
     two confidences that differ in DIGITS, so equal ones are answered together. 0 where everything may be answered, None
     where no confidence is high enough. Selective classification: Geifman and El-Yaniv 2017, arXiv:1705.08500.
     """
@@ -378,8 +379,8 @@ def abstention_threshold(confidence: np.ndarray, correct: np.ndarray, risk: floa
 def cautious_threshold(confidence: np.ndarray, correct: np.ndarray, risk: float) -> float:
     """The confidence threshold of a mode where `abstention_threshold` can promise none.
 
-    1 - risk, which keeps the risk if the confidence is calibrated; higher if more of the logos above it are wrong; 1 if
-    no threshold helps.
+    1 - risk, which keeps the risk if the confidence is calibrated; higher if more of the images above it are wrong; 1
+    if no threshold helps.
     """
     usual = round(1 - risk, DIGITS)
     sure = confidence >= usual
@@ -396,7 +397,7 @@ def highest_risk(wrong: np.ndarray, answers: np.ndarray) -> np.ndarray:
 
 
 def explain_risk(count: int, risk: float) -> str:
-    """Why `count` logos of calib cannot prove a risk, for a reader of the bundle."""
+    """Why `count` images of calib cannot prove a risk, for a reader of the bundle."""
     if not risk:
         return f"not promised: {count} pictures; no number of them shows that nothing is ever wrong"
     if count < (least := least_answers(risk)):

@@ -197,7 +197,7 @@ def _percent(figure: dict) -> str:
 def find_weaknesses(bundle: Bundle) -> list[str]:
     """Sentences about what a user must know: a mode without a promised risk, a single answer, a class never recognised.
 
-    A class counts as never recognised if no logo of it is, on any split.
+    A class counts as never recognised if no image of it is, on any split.
     """
     weaknesses = [f"mode {mode}: {why}" for mode, why in bundle.provenance.get("unpromised", {}).items()]
     if not bundle.metrics:

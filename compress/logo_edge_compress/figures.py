@@ -1,4 +1,4 @@
-"""Figures of labelled logos: on all, by icon set and by round of labelling."""
+"""Figures of labelled images: on all, by icon set and by round of labelling."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def named_slices(figures: dict) -> dict[str, dict]:
 
 
 def _accuracy_by(keys: Sequence, correct: np.ndarray, sure: np.ndarray) -> dict[str, dict]:
-    """{key: accuracy on all and on sure logos, and their numbers}, in the keys' order."""
+    """{key: accuracy on all and on sure images, and their numbers}, in the keys' order."""
     accuracies = {}
     for key in sorted(set(keys)):
         own = np.array([other == key for other in keys])

@@ -37,7 +37,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Row:
-    """A candidate with its figures on val after calibration on calib, as shares of 1. `correct`: (N,) bool, by logo.
+    """A candidate with its figures on val after calibration on calib, as shares of 1. `correct`: (N,) bool, by image.
 
     `accuracy_drop`: accuracy of the teachers minus its own; `ood`: AUROC of the logo score against outliers, by family;
     `cost`: None where it was not measured here.
@@ -171,9 +171,9 @@ def choose(rows: list[Row], limits: Limits, refused: dict[str, str], *, by_size:
 
 
 def is_as_accurate(row: Row, best: Row) -> bool:
-    """Whether the best row's lead in correct logos is at most one standard error.
+    """Whether the best row's lead in correct images is at most one standard error.
 
-    The standard error under equal accuracy is the root of the number of logos on which only one of both is right
+    The standard error under equal accuracy is the root of the number of images on which only one of both is right
     (McNemar 1947).
     """
     only_best, only_row = int((best.correct & ~row.correct).sum()), int((row.correct & ~best.correct).sum())

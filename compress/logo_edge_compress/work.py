@@ -1,4 +1,4 @@
-"""The inputs of one compression: run, logos of each split, time budget."""
+"""The inputs of one compression: run, images of each split, time budget."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Split:
-    """The labelled logos of one split: targets (N,)."""
+    """The labelled images of one split: targets (N,)."""
 
     rows: list[LogoRow]
     targets: np.ndarray

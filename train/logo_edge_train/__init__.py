@@ -1,4 +1,4 @@
-"""Labelled logos -> checkpoints. Import this before torch: it sets how OpenMP waits."""
+"""Labelled images -> checkpoints. Import this before torch: it sets how OpenMP waits."""
 
 import os
 

@@ -105,7 +105,7 @@ def _try_teachers(
     every = len(manifest.split("train")) + 2 * config.synthetic
     count = min(every, config.fit.max_images or every)
     images = min(trial_images(config.fit.batch_size, device), count)
-    # without the curriculum, which takes no time but needs features of all logos
+    # without the curriculum, which takes no time but needs features of all images
     fit = replace(_trial_fit(config.fit), max_images=images, curriculum_epochs=0.0)
     trial, reports = replace(config, fit=fit, synthetic=0), {}
     jobs = [(manifest_path, trial, i, folder, str(device), set(), None, "") for i in range(len(config.teachers))]

@@ -26,7 +26,7 @@ from logo_edge_train.models import attention_entropy, attention_layers
 from logo_edge_train.runs import Run
 from logo_edge_train.temperature import fit_temperature
 
-ATTENTION_LOGOS = 16  # logos of val for the attention entropy of each epoch
+ATTENTION_LOGOS = 16  # images of val for the attention entropy of each epoch
 
 
 def evaluation_sets(

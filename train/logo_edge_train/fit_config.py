@@ -90,12 +90,12 @@ class FitConfig(LoopConfig):
 
 @dataclass(frozen=True)
 class TeacherFit(FitConfig):
-    """How a teacher is fitted to labelled logos (losses.py, data/sampling.py).
+    """How a teacher is fitted to labelled images (losses.py, data/sampling.py).
 
     Only networks with ImageNet weights have frozen blocks. `adaptive_focal` sets the gamma and the class weights of the
     focal loss by each class's running recall. `confident_errors` and `prior_consistency` are loss weights; only
-    logo_vit has the logo-type prior. `balanced_batches` have equally many logos of each class. During
-    `curriculum_epochs` the training set grows from the easier half to all logos.
+    logo_vit has the logo-type prior. `balanced_batches` have equally many images of each class. During
+    `curriculum_epochs` the training set grows from the easier half to all images.
     """
 
     dropout: ShareBelowOne = 0.2
@@ -114,7 +114,7 @@ class TeacherFit(FitConfig):
 
 @dataclass(frozen=True)
 class PretrainFit(FitConfig):
-    """How a network learns from unlabelled logos; 0 epochs: not at all."""
+    """How a network learns from unlabelled images; 0 epochs: not at all."""
 
     epochs: CountOrZero = 0
     batch_size: Count = 64

@@ -24,7 +24,7 @@ class SupervisedObjective(nn.Module):
 
     | loss | definition |
     | --- | --- |
-    | cross_entropy | on smoothed soft labels, weighted per logo; with `aleatoric` on logits with learned variance |
+    | cross_entropy | on smoothed soft labels, weighted per image; with `aleatoric` on logits with learned variance |
     | focal | replaces it if `focal_gamma` > 0: Lin et al. 2017, arXiv:1708.02002, summed over soft labels |
     | confident_errors | (log K - entropy) of a prediction, times the label share of the other classes |
     | prior | cross-entropy of the logo-type prior |
@@ -32,7 +32,7 @@ class SupervisedObjective(nn.Module):
     | binary_cross_entropy | the only one with `multi_label`: summed over the labels, smoothed towards 1 / 2 |
 
     With `adaptive_focal`, a class with running recall r has the gamma (2 - r) x `focal_gamma` (after Li et al. 2022,
-    arXiv:2201.02593) and the weight 1 - r + WEIGHT_FLOOR, scaled so that the mean weight of the logos seen is 1 (Tian
+    arXiv:2201.02593) and the weight 1 - r + WEIGHT_FLOOR, scaled so that the mean weight of the images seen is 1 (Tian
     et al. 2021, arXiv:2106.14917). `confident_errors` is Maximum Entropy on Erroneous Predictions (Larrazabal et al.
     2023, arXiv:2112.12218): the penalty of Pereyra et al. 2017, arXiv:1701.06548, on errors only. With votes, a
     prediction is an error to the extent that votes differ from it.

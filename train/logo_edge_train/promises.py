@@ -6,7 +6,7 @@ import math
 
 LEVELS = (0.80, 0.90, 0.95, 0.99)  # of prediction sets
 CERTAINTY = 0.95  # probability that a mode keeps its risk
-LEAST_PER_CLASS = 20  # logos for a scaling: ten for each of a class's two parameters (Peduzzi et al. 1996)
+LEAST_PER_CLASS = 20  # images for a scaling: ten for each of a class's two parameters (Peduzzi et al. 1996)
 
 
 def least_answers(risk: float) -> float:
@@ -15,7 +15,7 @@ def least_answers(risk: float) -> float:
 
 
 def least_count(level: float) -> int:
-    """The number of logos that a conformal threshold at `level` needs: the least n with ceil((n + 1) level) <= n."""
+    """The number of images that a conformal threshold at `level` needs: the least n with ceil((n + 1) level) <= n."""
     count = 1
     while conformal_rank(count, level) > count:
         count += 1

@@ -150,9 +150,9 @@ class AugmentConfig:
 class TeacherAugment(AugmentConfig):
     """The augmentation of labelled views.
 
-    MixUp and CutMix mix logos of the listed pairs of classes, for which mixed labels make sense, with a share from
-    Beta(`mix_alpha`, `mix_alpha`). The logo with the highest running loss gets all strengths times
-    1 - `adapt_intensity`, the logo with the lowest gets full strengths.
+    MixUp and CutMix mix images of the listed pairs of classes, for which mixed labels make sense, with a share from
+    Beta(`mix_alpha`, `mix_alpha`). The image with the highest running loss gets all strengths times
+    1 - `adapt_intensity`, the image with the lowest gets full strengths.
     """
 
     p_mixup: Share = 0.0
@@ -243,7 +243,7 @@ class SearchConfig:
     second-order gradients; 0: first order. With `sample_paths`, a weight step evaluates one backbone and an
     architecture step two, drawn by their shares (Cai et al. 2019, arXiv:1812.00332); else all. `entropy_weight`,
     reached linearly by the last epoch, favours a sharp choice. `latency_weight` favours an architecture within
-    `target_ms` (median for one logo on one thread; 0: no limit). The search ends after `patience` epochs with the same
+    `target_ms` (median for one image on one thread; 0: no limit). The search ends after `patience` epochs with the same
     choice. The recipe that it writes has the chosen network as its only teacher and student or, with `joins`, beside
     the others. Augmentation, votes, class weights and the seed come from `train`.
     """
@@ -294,8 +294,8 @@ class DistillConfig:
 
     `students` are candidates (name@size_px); the best one on val, after quantization and within `max_size_mb`, is
     packed. `temperature` softens the teachers' targets. `hard_weight` is the share of the annotators' labels in the
-    loss on labelled logos. `panel_share` is the share of the panel of `review` in these labels; the panel labels
-    unlabelled logos too. At most `pictograms` pictograms (data/pictograms.py) and `drawn` pairs of drawn logos
+    loss on labelled images. `panel_share` is the share of the panel of `review` in these labels; the panel labels
+    unlabelled images too. At most `pictograms` pictograms (data/pictograms.py) and `drawn` pairs of drawn logos
     (data/synthesize.py) join these, without labels. `p_mixup` is the share of batches whose views are mixed in pairs,
     for teachers and student alike. With `start_from_teacher`, a student starts from a teacher of the same network, of
     the closest size, if there is one. `teachers_per_batch` teachers, drawn for each batch, give its targets; 0: all.
@@ -304,7 +304,7 @@ class DistillConfig:
     radius against it. The teachers see the views without the attack.
 
     Further terms of the loss (distill.py) match the pooled features (`feature_weight`), the energy of the last maps
-    (`attention_weight`) and the relations between the logos of a batch (`relation_weight`). With `epistemic`, the
+    (`attention_weight`) and the relations between the images of a batch (`relation_weight`). With `epistemic`, the
     student has a further output for the disagreement of its teachers, as a Dirichlet distribution or as a dispersion,
     weighted by `epistemic_weight`.
     """
@@ -336,7 +336,7 @@ class DistillConfig:
 
 @dataclass(frozen=True)
 class FewShotConfig:
-    """`logo-edge few-shot`: classification with `shots` views or logos per class.
+    """`logo-edge few-shot`: classification with `shots` views or images per class.
 
     A task has `ways` `brands`, over packages, or all `types` of logo of a package; figures are reported for the types
     of `held_out_package`. An epoch has `episodes` episodes, a step `fit.batch_size`; `val_episodes` measure after each
@@ -371,8 +371,8 @@ class ReviewConfig:
     """The panel of classifiers behind `logo-edge data suspects` and `logo-edge data next`.
 
     The `classifiers` learn from frozen features of `networks` (the pooled maps of their stages, with ImageNet weights
-    if there are any) and from `measures` of the logo: `curves` of measurements, `fades` and edges, `lettering` found by
-    a text reader. A `logistic` regression reads one network and the measures, a `perceptron` all of them, `boosting`
+    if there are any) and from `measures` of the image: `curves` of measurements, `fades` and edges, `lettering` found
+    by a text reader. A `logistic` regression reads one network and the measures, a `perceptron` all of them, `boosting`
     only the measures. The groups of train and val are split into `folds` parts, `divisions` times; models fitted on the
     other parts predict each part. `penalty` is the L2 penalty on the coefficients of standardised features.
     """
@@ -418,10 +418,10 @@ class QuantizeConfig:
 
 @dataclass(frozen=True)
 class CalibrateConfig:
-    """Abstention: the lowest confidence at which the error among answered calib logos is at most the risk.
+    """Abstention: the lowest confidence at which the error among answered calib images is at most the risk.
 
     `target_risk` applies to mode balanced, `strict_risk` to strict. The default of 3 % is the disagreement between two
-    annotators; a smaller error cannot be measured. `false_positive_rate` is the share of logos that may be rejected as
+    annotators; a smaller error cannot be measured. `false_positive_rate` is the share of images that may be rejected as
     not a logo. `class_balance` raises the probabilities of rare classes by this power of the inverse of their share:
     0 leaves them, 1 treats all classes as equally frequent. It trades accuracy of the frequent classes for the rare.
     """

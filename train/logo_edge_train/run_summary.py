@@ -113,7 +113,7 @@ def describe_run(folder: Path) -> dict:
 def compare_runs(folders: list[Path]) -> dict:
     """The recipe fields that differ between the runs, their figures, and the difference of each run to the first.
 
-    `paired` compares the predictions for each logo of val if both runs have the same val; `logo-edge evaluate` adds
+    `paired` compares the predictions for each image of val if both runs have the same val; `logo-edge evaluate` adds
     intervals and a test.
     """
     records = [read_record(folder) for folder in folders]
@@ -132,7 +132,7 @@ def compare_runs(folders: list[Path]) -> dict:
 
 
 def pair_runs(first: Run, second: Run) -> dict | None:
-    """How many logos of val only one of the two ensembles labels correctly; None where their logos of val differ.
+    """How many images of val only one of the two ensembles labels correctly; None where their images of val differ.
 
     Needs the manifest as it was when the runs were trained, and both runs finished.
     """

@@ -1,4 +1,4 @@
-"""A run folder: run.json, the members' checkpoints and their logits on every labelled logo."""
+"""A run folder: run.json, the members' checkpoints and their logits on every labelled image."""
 
 from __future__ import annotations
 

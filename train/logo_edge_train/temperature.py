@@ -7,7 +7,7 @@ import numpy as np
 from logo_edge.probabilities import log_sigmoid, log_softmax
 
 LOG_TEMPERATURE = (-15.0, 15.0)  # ends of the search; the prior keeps the result away from them
-PRIOR = 4.0  # weight of "the temperature is 1", in logos
+PRIOR = 4.0  # weight of "the temperature is 1", in images
 GOLDEN = (5**0.5 - 1) / 2
 
 
@@ -15,10 +15,10 @@ def fit_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
     """The temperature of least penalised NLL: a golden-section search over its logarithm.
 
     Guo et al. 2017, arXiv:1706.04599, with a Gamma prior on the inverse temperature b, whose mode is 1: PRIOR (b - 1 -
-    log b) nats, as much as 2 PRIOR observations of a precision of 1 say. A few logos, all of them right, would take the
-    temperature to 0, and worse than chance to infinity; the prior's share vanishes as logos become many. Both terms are
-    convex in b, so that their sum is unimodal in log T too. With multi-label targets, (N, K) of 0 or 1, the NLL is the
-    sum over the labels.
+    log b) nats, as much as 2 PRIOR observations of a precision of 1 say. A few images, all of them right, would take
+    the temperature to 0, and worse than chance to infinity; the prior's share vanishes as images become many. Both
+    terms are convex in b, so that their sum is unimodal in log T too. With multi-label targets, (N, K) of 0 or 1, the
+    NLL is the sum over the labels.
     """
     low, high = LOG_TEMPERATURE
 

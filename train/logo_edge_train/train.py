@@ -1,4 +1,4 @@
-"""Labelled logos -> an ensemble of teachers in a run folder (`logo-edge train`)."""
+"""Labelled images -> an ensemble of teachers in a run folder (`logo-edge train`)."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ ONE_LABEL = {  # settings that need one label an image, and the value that a mul
     "distill.epistemic": "off",
     "calibrate.class_balance": 0.0,
 }
-MEASUREMENTS = "measurements.json"  # features of the logos, by which a curriculum orders them
+MEASUREMENTS = "measurements.json"  # features of the images, by which a curriculum orders them
 
 
 def train_ensemble(
@@ -157,7 +157,7 @@ def learned_rows(manifest: Manifest, config: TrainConfig) -> list[LogoRow]:
 
 
 def outlier_rows(config: TrainConfig, count: int) -> list[LogoRow]:
-    """The pictures that are not logos for `count` logos, evenly by family; draws them into the cache if needed."""
+    """The pictures that are not logos for `count` images, evenly by family; draws them into the cache if needed."""
     if not config.outlier_share:
         return []
     families = outlier_paths("fitted")
@@ -345,7 +345,7 @@ def fit_member(
 
 
 def draw_order(manifest: Manifest, dataset: LogoDataset, config: TeacherFit, folder: Path, seed: int) -> EpochOrder:
-    """The order of the logos in each epoch; a curriculum's features are computed once and kept in the run's folder."""
+    """The order of the images in each epoch; a curriculum's features are computed once and kept in the run's folder."""
     targets, difficulty = dataset.hard_targets, None  # multi-label, neither is used
     if config.curriculum_epochs:
         with distributed.main_first():

@@ -1,6 +1,6 @@
 """Predictive entropy of an ensemble, or of draws from one network, split into aleatoric and epistemic parts.
 
-Logits are (M, N, K): M members or draws, N logos, K classes.
+Logits are (M, N, K): M members or draws, N images, K classes.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def decompose(logits: np.ndarray, weights: np.ndarray | None = None) -> Uncertai
 
 
 def weigh_members(logits: np.ndarray) -> np.ndarray:
-    """(M, N): the weight of each member for each logo; weights sum to 1 over the members.
+    """(M, N): the weight of each member for each image; weights sum to 1 over the members.
 
     Proportional to log K - entropy, the reduction of entropy from a uniform prior. Cao and Fleet 2014, arXiv:1410.7827
     (generalised product of experts).
@@ -84,7 +84,7 @@ def sample_logits(
     """(M, N, K) float32: `samples` draws of the network's logits for (N, S, S, 3) uint8 pixels.
 
     Only the classifier has dropout and weight distributions, so the layers below it run once. One draw is one set of
-    weights for all logos. A network without both gives M equal draws; `Run.load_member(drawing=True)` keeps them.
+    weights for all images. A network without both gives M equal draws; `Run.load_member(drawing=True)` keeps them.
     """
     network.to(device).eval()
     parts = []
@@ -101,9 +101,9 @@ def sample_logits(
 
 
 class BayesianObjective(nn.Module):
-    """The objective and, as `kl`, the KL divergence of the Bayesian layers from their prior, in nats per logo.
+    """The objective and, as `kl`, the KL divergence of the Bayesian layers from their prior, in nats per image.
 
-    After annealing, with a KL weight of 1, their sum is the negative evidence lower bound per logo (Blundell et al.
+    After annealing, with a KL weight of 1, their sum is the negative evidence lower bound per image (Blundell et al.
     2015, equation 2). The epoch of the annealing is a buffer, for a resumed fit.
     """
 

@@ -350,6 +350,6 @@ def _make(task: Task, plan: Plan, report: Callable[[dict], None]) -> dict:
 
 
 def _run_on_val_and_outliers(forward: Forward, pixels: Pixels) -> np.ndarray:
-    """`epistemic` of the images on which rankings are compared: also outliers, as it hardly varies on easy logos."""
+    """`epistemic` of the images on which rankings are compared: also outliers, as it hardly varies on easy images."""
     names = [name for name in pixels if name == "val" or name.startswith(OUTLIERS)]
     return np.concatenate([run_artifact(forward, pixels[name], None) for name in names])

@@ -24,7 +24,7 @@ def save_pixels(
 ) -> Path:
     """Writes the images to `folder` as (N, S, S, C) uint8 .npy files, and returns the folder.
 
-    val, calib, test, the logos of train that quantization is `fitting` on, and `outliers-FAMILY`.
+    val, calib, test, the images of train that quantization is `fitting` on, and `outliers-FAMILY`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / "complete").exists():

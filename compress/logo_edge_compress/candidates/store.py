@@ -64,7 +64,7 @@ class Task:
 class Plan:
     """How to make a candidate: `make(task, plan, pixels, report)` returns an Artifact from `inputs` and `settings`.
 
-    `fits`: it is also fitted on the train logos among the pixels.
+    `fits`: it is also fitted on the train images among the pixels.
     """
 
     name: str  # also the name of its files: int8-percentile
@@ -123,7 +123,7 @@ def outcome(task: Task, plan: Plan, status: str, reason: str = "", **stored) -> 
 
 
 def candidate_key(task: Task, plan: Plan) -> str:
-    """The key of the candidate: inputs, settings, the logos that it is made and run on, and the code that makes it."""
+    """The key of the candidate: inputs, settings, the images that it is made and run on, and the code that makes it."""
     names = [path.stem for path in sorted(task.pixels.glob("*.npy")) if plan.fits or path.stem != FITTING]
     inputs = {path.name: path for path in plan.inputs} | pixel_files(task.pixels, *names)
     inputs |= {path.name: path for path in LOCKS.glob(f"{plan.backend}.txt")}

@@ -18,7 +18,7 @@ from logo_edge_compress.verify import Forward, Tolerance, compare_steps, run_art
 class Images:
     """(N, S, S, 3) uint8 each: `fitting` to choose settings on, `verifying` to compare artifact and parent on.
 
-    `whole_val`: those to verify on are all logos of the val split. `fitted_on` describes those to fit on for a record.
+    `whole_val`: those to verify on are all images of the val split. `fitted_on` describes those to fit on for a record.
     """
 
     fitting: np.ndarray

@@ -72,7 +72,7 @@ def read_source(path: Path, *, public_key: Path | None = None) -> Source:
 
 
 def read_images(data: Path, contract: InputContract, *, fits: bool = False) -> Images:
-    """The train and val logos of the manifest CSV at `data`, or the images of a folder, alternately.
+    """The train and val images of the manifest CSV at `data`, or the images of a folder, alternately.
 
     `fits`: an INT8 is fitted on the first. Raises DatasetError where fewer than LEAST_IMAGES remain to verify with or,
     with `fits`, where those to fit on are refused (`quantize.fitting`).

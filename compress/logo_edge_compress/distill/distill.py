@@ -1,4 +1,4 @@
-"""An ensemble of teachers -> one small student, fitted on labelled and unlabelled logos, mixtures and outliers."""
+"""An ensemble of teachers -> one small student, fitted on labelled and unlabelled images, mixtures and outliers."""
 
 from __future__ import annotations
 
@@ -260,7 +260,7 @@ def fit_to_teachers(
 
 @lru_cache(maxsize=1)  # the key, the fit and the fine-tuning ask for the same
 def added_rows(manifest: Manifest, config: DistillConfig) -> tuple[LogoRow, ...]:
-    """The pictograms and drawn logos of the transfer set, without labels, and without look-alikes of held-out logos."""
+    """The pictograms and drawn logos of the transfer set, without labels and without look-alikes of held-out images."""
     rows = pictogram_rows(manifest, config.pictograms) if config.pictograms else []
     drawn = [row.without_labels() for row in drawn_rows(config.drawn, config.seed)]
     alike = leave_out(manifest, drawn)[0] if drawn else set()
@@ -275,7 +275,7 @@ def ask_panel(
     device: torch.device,
     report: Callable[[dict], None],
 ) -> np.ndarray:
-    """(N + M, K): the panel's probabilities for N logos, from fits that have not seen their groups; 0 for M outliers.
+    """(N + M, K): the panel's probabilities for N images, from fits that have not seen their groups; 0 for M outliers.
 
     The panel is that of `review`. Its features and fits are stored in the run's folder, and read from there.
     """

@@ -43,11 +43,11 @@ def distillation_objective(
 
     - `distillation`: T^2 KL(teachers || student) at temperature T, to the ensemble's mean softened prediction (Hinton
       et al. 2015, arXiv:1503.02531).
-    - `votes`: cross-entropy on the annotators' votes of labelled logos.
+    - `votes`: cross-entropy on the annotators' votes of labelled images.
     - `features`: 1 - cosine between a linear map of the student's pooled features and the teachers' (Romero et al.
       2015, arXiv:1412.6550).
     - `attention`: squared distance of the last maps' energies (Zagoruyko and Komodakis 2017, arXiv:1612.03928).
-    - `relations`: differences of distances and angles between the logos of a batch, or of a part of it (Park et al.
+    - `relations`: differences of distances and angles between the images of a batch, or of a part of it (Park et al.
       2019, arXiv:1904.05068).
     - `epistemic`: that of models/epistemic.py, or the squared difference from a single teacher's own evidence.
 
@@ -126,13 +126,13 @@ def attention_map(maps: torch.Tensor, network: LogoNetwork) -> torch.Tensor:
 
 
 def relation_loss(own: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """The difference between distances and angles within features (B, F) and within (B, G); 0 for one logo."""
+    """The difference between distances and angles within features (B, F) and within (B, G); 0 for one image."""
     distances, angles = (functional.smooth_l1_loss(measure(own), measure(target)) for measure in (_distances, _angles))
     return distances + ANGLES * angles
 
 
 def _distances(features: torch.Tensor) -> torch.Tensor:
-    """(B, B) distances between logos, divided by their mean."""
+    """(B, B) distances between images, divided by their mean."""
     squares = features.square().sum(1)
     distances = (squares[:, None] + squares - 2 * features @ features.T).clamp(min=1e-12).sqrt()
     distances = distances * (1 - torch.eye(len(features), device=features.device))
@@ -140,7 +140,7 @@ def _distances(features: torch.Tensor) -> torch.Tensor:
 
 
 def _angles(features: torch.Tensor) -> torch.Tensor:
-    """(B, B, B) cosines of the angle at the first logo between the second and the third."""
+    """(B, B, B) cosines of the angle at the first image between the second and the third."""
     directions = functional.normalize(features[None] - features[:, None], dim=2)
     return directions @ directions.transpose(1, 2)
 

@@ -30,9 +30,9 @@ def prune_channels(
     """A copy of the network without its least important channels, over all layers.
 
     Channels are removed until `config.share` of the multiplications are gone. The Taylor importance uses the
-    cross-entropy on labelled logos of the train split. Inputs and outputs do not change. The network must be fine-tuned
-    afterwards. Its checkpoint is read like that of the unpruned network: `models.resize_layers`. Raises RunError for a
-    network with attention or with layers other than timm's, MissingExtraError without torch-pruning.
+    cross-entropy on labelled images of the train split. Inputs and outputs do not change. The network must be
+    fine-tuned afterwards. Its checkpoint is read like that of the unpruned network: `models.resize_layers`. Raises
+    RunError for a network with attention or with layers other than timm's, MissingExtraError without torch-pruning.
     """
     try:
         import torch_pruning

@@ -179,7 +179,7 @@ def mix_views(views: torch.Tensor, share: float, order: np.ndarray) -> torch.Ten
 class RepeatedOrder:
     """Repeats the batches of the first `views` epochs, shuffled in each later epoch.
 
-    As in `fit`, a batch holds all logos where there are fewer than `batch_size`.
+    As in `fit`, a batch holds all images where there are fewer than `batch_size`.
     """
 
     def __init__(self, order: EpochOrder, views: int, batch_size: int):
@@ -210,7 +210,7 @@ class StoredBatches(Dataset):
         return position
 
     def collate(self, positions: list[int]) -> tuple[torch.Tensor, ...]:
-        """The batch of the logos at these positions; no other batch has the same first position."""
+        """The batch of the images at these positions; no other batch has the same first position."""
         path = self.folder / f"{positions[0]}.safetensors"
         if not path.exists():
             views, *further = self.soft_targets.collate([self.dataset[position] for position in positions])

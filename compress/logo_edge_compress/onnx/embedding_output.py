@@ -1,4 +1,4 @@
-"""Adds the output `embedding` to a bundle's model, and fits the space in which logos are compared by it."""
+"""Adds the output `embedding` to a bundle's model, and fits the space in which images are compared by it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A PyTorch student -> an ONNX graph, or a TorchScript module, that reads uint8 logos."""
+"""A PyTorch student -> an ONNX graph, or a TorchScript module, that reads uint8 images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An FP32 ONNX body -> static INT8 in QDQ form, calibrated on logos of the train split, or dynamic INT8."""
+"""An FP32 ONNX body -> static INT8 in QDQ form, calibrated on images of the train split, or dynamic INT8."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The latency of a network, and of each option of a search, on this machine: as ONNX, one logo, one thread."""
+"""The latency of a network, and of each option of a search, on this machine: as ONNX, one image, one thread."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ROUNDS = 3  # over all options by turns: a slow moment of the machine slows them
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """The latency of each option on `machine`: median ms of one logo of `size_px` on one thread.
+    """The latency of each option on `machine`: median ms of one image of `size_px` on one thread.
 
     A network costs the sum of its three options; the cost of the call itself is counted with the backbone.
     """

@@ -267,7 +267,7 @@ def _run_epochs(
 
 
 class _Learner:
-    """Both levels of the search: the architecture is fitted on one half of the logos, the weights on the other."""
+    """Both levels of the search: the architecture is fitted on one half of the images, the weights on the other."""
 
     def __init__(
         self,

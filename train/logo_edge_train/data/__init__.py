@@ -1,1 +1,1 @@
-"""Labelled logos: where they come from, and the batches that a network learns from."""
+"""Labelled images: where they come from, and the batches that a network learns from."""

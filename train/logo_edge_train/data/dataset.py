@@ -1,4 +1,4 @@
-"""Labelled logos of a manifest -> tensors: uint8 views, soft labels, weights."""
+"""Labelled images of a manifest -> tensors: uint8 views, soft labels, weights."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from logo_edge_train.recipe import AugmentConfig
 
 
 class LogoDataset(Dataset):
-    """Logos as (pixels, target, weight, position).
+    """Images as (pixels, target, weight, position).
 
     pixels: (S, S, channels) uint8, preprocessed by the contract; target: (K,) float32 summing to 1, or all 0 without a
     label; weight: float32 scalar. If some rows are NOT_A_LOGO, targets are (K + 1,), the last class for those. `panel`
-    holds (N, K) probabilities: they enter the targets of labelled logos with the weight `panel_share`, and are the
-    targets of unlabelled logos. Of a multi-label manifest, targets are 1 for each label of the image, else 0; NaN if
+    holds (N, K) probabilities: they enter the targets of labelled images with the weight `panel_share`, and are the
+    targets of unlabelled images. Of a multi-label manifest, targets are 1 for each label of the image, else 0; NaN if
     unknown.
 
-    With `augment`, item `epoch * len(rows) + i` is a random view of logo i that depends on (seed, epoch, i) alone, so
+    With `augment`, item `epoch * len(rows) + i` is a random view of image i that depends on (seed, epoch, i) alone, so
     that an interrupted run sees the same views again; without, item i has the exact preprocessing of the runtime.
-    `intensity` sets the strength of each logo's views. A mixture of two logos' views has the mixture of both targets
+    `intensity` sets the strength of each image's views. A mixture of two images' views has the mixture of both targets
     and weights.
     """
 
@@ -115,7 +115,7 @@ class LogoDataset(Dataset):
         return augmentation.draw_picture(image.convert("RGBa") if image.mode != "RGBa" else image, int(seed))
 
     def _view(self, epoch: int, index: int) -> np.ndarray:
-        """The random view of logo `index` in an epoch, (S, S, channels) uint8."""
+        """The random view of image `index` in an epoch, (S, S, channels) uint8."""
         return preprocess(self.picture(epoch * len(self.rows) + index), self.contract)
 
     @property

@@ -1,4 +1,4 @@
-"""Logos that look like a held-out one: training leaves them out.
+"""Images that look like a held-out one: training leaves them out.
 
 The search compares every image with every held-out one. Its result is kept in the cache, by the images' content.
 """
@@ -31,7 +31,7 @@ MADE_WITH = ("numpy", "opencv-python-headless", "pillow")
 
 
 def find_lookalikes(manifest: Manifest, rows: list[LogoRow]) -> set[LogoRow]:
-    """The rows whose image nearly equals that of a val, calib or test logo.
+    """The rows whose image nearly equals that of a row of val, calib or test.
 
     The correlation of their 32 px thumbnails, letterboxed as in the runtime, is above LOOKALIKE. In a class whose
     images all look alike, the limit is higher, so that few images pass it (`nearest_limit`).
@@ -80,7 +80,7 @@ def _read_correlations(path: Path) -> dict[str, float]:
 
 
 def leave_out(manifest: Manifest, rows: list[LogoRow]) -> tuple[set[LogoRow], set[LogoRow]]:
-    """The look-alikes of held-out logos that training on `rows` must leave out, and those that stay.
+    """The look-alikes of held-out images that training on `rows` must leave out, and those that stay.
 
     The user's own labelled images stay, since the user decided on their split; reports count them.
     """

@@ -1,10 +1,10 @@
-"""The manifest of a labelled set: one row per logo, read and written as CSV.
+"""The manifest of a labelled set: one row per image, read and written as CSV.
 
 The columns are those of the project's own labels.csv: `package` and `version` (the npm icon set, or the word `files`
 for images beside the manifest), `icon` (the key in the set, or the image's path from the manifest's folder), `group`
 (rows that stay in one split: a brand, near-duplicates), `label`, `votes` (the annotators' labels, separated by `|`; one
 within a label, or a backslash, is written after a backslash), `sure` (1 or 0), `split` (train, val, calib or test) and
-`round` (of labelling: a number from 1; reports give figures by round, so that they stay comparable when logos are
+`round` (of labelling: a number from 1; reports give figures by round, so that they stay comparable when images are
 added).
 
 A multi-label manifest has the column `labels` in place of `label`: all labels of the image, separated and escaped like
@@ -37,7 +37,7 @@ NO_LABELS = "(none)"  # `LogoRow.label` of an image without labels in a multi-la
 
 @dataclass(frozen=True)
 class LogoRow:
-    """One logo of a manifest; `label` is empty if unknown.
+    """One image of a manifest; `label` is empty if unknown.
 
     `labels` is None except in a multi-label manifest, where `label` names their combination.
     """

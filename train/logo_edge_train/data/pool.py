@@ -11,7 +11,7 @@ from logo_edge_train.keys import data_hash, row_hashes
 
 
 def pool_rows(manifest: Manifest, *, use_unlabelled: bool, max_images: int) -> list[LogoRow]:
-    """The train split and, with `use_unlabelled`, the `unlabelled_rows`, without look-alikes of held-out logos."""
+    """The train split and, with `use_unlabelled`, the `unlabelled_rows`, without look-alikes of held-out images."""
     rows = manifest.split("train") + (unlabelled_rows(manifest) if use_unlabelled else [])
     left_out, _ = leave_out(manifest, rows)
     return stratified_sample([row for row in rows if row not in left_out], max_images)

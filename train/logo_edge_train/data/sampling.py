@@ -1,4 +1,4 @@
-"""The order in which a fit sees its logos: shuffled, balanced over the classes, easy logos first."""
+"""The order in which a fit sees its images: shuffled, balanced over the classes, easy images first."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from scipy.stats import rankdata
 
 from logo_edge_train.organize.features import LogoMeasurements
 
-REPEAT = 2**20  # epochs between the views of a logo that repeats within an epoch: even, and more than any fit has
+REPEAT = 2**20  # epochs between the views of an image that repeats within an epoch: even, and more than any fit has
 CURRICULUM_START = 0.5  # the share of each class that the first epoch learns from
-DIFFICULTY = ("complexity", "n_colours", "edge_density")  # measurements of how hard a logo is
+DIFFICULTY = ("complexity", "n_colours", "edge_density")  # measurements of how hard an image is
 
 
 class EpochOrder:
     """epoch -> (N,) positions epoch * N + index, in an order that depends on (seed, epoch) alone.
 
-    With `classes`, (N,) integers, every K consecutive positions have one logo of each of the K classes. This balances
-    each batch of a multiple of K, and each rank's share of it. An epoch omits logos of common classes and repeats logos
-    of rare ones in other views. With `difficulty`, (N,) ranks of 0 to 1 within a class, an epoch takes the logos up to
-    a limit that rises from CURRICULUM_START to 1 over `curriculum_epochs` (linear pacing; Hacohen and Weinshall 2019,
-    arXiv:1904.03626).
+    With `classes`, (N,) integers, every K consecutive positions have one image of each of the K classes. This balances
+    each batch of a multiple of K, and each rank's share of it. An epoch omits images of common classes and repeats
+    images of rare ones in other views. With `difficulty`, (N,) ranks of 0 to 1 within a class, an epoch takes the
+    images up to a limit that rises from CURRICULUM_START to 1 over `curriculum_epochs` (linear pacing; Hacohen and
+    Weinshall 2019, arXiv:1904.03626).
     """
 
     def __init__(
@@ -52,13 +52,13 @@ class EpochOrder:
         return positions
 
     def limit(self, epoch: int) -> float:
-        """The greatest difficulty of the epoch's logos."""
+        """The greatest difficulty of the epoch's images."""
         progress = epoch / self.curriculum_epochs if epoch < self.curriculum_epochs else 1.0
         return CURRICULUM_START + (1 - CURRICULUM_START) * progress
 
 
 def rank_difficulty(measurements: Sequence[LogoMeasurements], classes: np.ndarray) -> np.ndarray:
-    """(N,) in 0 to 1: each logo's rank within its class by the mean of its ranks in each of DIFFICULTY.
+    """(N,) in 0 to 1: each image's rank within its class by the mean of its ranks in each of DIFFICULTY.
 
     Ranks are within the class, so that a curriculum leaves no class out.
     """

@@ -22,7 +22,7 @@ def attention_layers(network: nn.Module) -> list[nn.Module]:
 
 
 def attention_entropy(network: nn.Module, pixels: torch.Tensor) -> float:
-    """Mean entropy of the attention rows in nats, over heads, logos and layers: 0 (one token) to log N (uniform).
+    """Mean entropy of the attention rows in nats, over heads, images and layers: 0 (one token) to log N (uniform).
 
     pixels: (B, S, S, 3) uint8.
     """
@@ -61,7 +61,7 @@ def patch_mass(rows: torch.Tensor, prefix: int) -> torch.Tensor:
 
 
 def attention_focus(network: nn.Module, pixels: torch.Tensor, *, reach: int = 1) -> float:
-    """The share, 0 to 1, of the rollout's mass on patches `near_ink`; mean over the logos.
+    """The share, 0 to 1, of the rollout's mass on patches `near_ink`; mean over the images.
 
     network: a LogoNetwork whose backbone is a plain vision transformer; pixels: (B, S, S, 3) uint8.
     """

@@ -1,4 +1,4 @@
-"""LogoNetwork: a backbone behind a fixed normalisation, which reads uint8 logos."""
+"""LogoNetwork: a backbone behind a fixed normalisation, which reads uint8 images."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class LogoNetwork(nn.Module):
     """(B, S, S, C) uint8 -> (B, K) float32 logits, before temperature; RGB first.
 
     `name` is a timm name, `backbone:5` (the first five stages of an EfficientNet), `backbone+measures` (with statistics
-    of the logo, feature_network.py) or `backbone+attention+head` (composed.py). With `+details` after the backbone, it
+    of the image, feature_network.py) or `backbone+attention+head` (composed.py). With `+details` after the backbone, it
     reads the four detail planes besides RGB. `size_px` is S, for backbones with a fixed input size; 0: their default.
     Raises RecipeError for an unknown name.
     """

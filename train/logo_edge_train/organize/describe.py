@@ -24,10 +24,10 @@ THUMBNAIL_PX = 96
 class Description:
     """The figures of a manifest; of a multi-label one, an image counts for each of its labels, or as NO_LABELS.
 
-    `counts` maps split -> class -> logos, for splits with rows; rows without a label count as the class UNLABELLED.
-    `sure` maps class -> the share of sure rows. `groups` counts groups, `largest_group` the logos of the largest one,
+    `counts` maps split -> class -> images, for splits with rows; rows without a label count as the class UNLABELLED.
+    `sure` maps class -> the share of sure rows. `groups` counts groups, `largest_group` the images of the largest one,
     and `split_groups` names groups in more than one split (there should be none). `sources` maps "package version" ->
-    logos. `voted_twice` rows have two votes or more: `agreement` is the share whose first two agree (a third vote
+    images. `voted_twice` rows have two votes or more: `agreement` is the share whose first two agree (a third vote
     decides otherwise), `kappa` Cohen's kappa. Both are None without such rows, `kappa` also if all votes are one class.
     """
 
@@ -111,7 +111,7 @@ def print_description(description: Description, console=None) -> None:
 
 
 def plot_description(description: Description, path: str | os.PathLike) -> None:
-    """Writes a PNG: logos per split and class as bars, and the share of sure labels per class."""
+    """Writes a PNG: images per split and class as bars, and the share of sure labels per class."""
     from matplotlib import rc_context
 
     with rc_context({"text.parse_math": False}):  # names are no formulas
@@ -149,9 +149,9 @@ def _plot_bars(description: Description, path: str | os.PathLike) -> None:
 
 
 def plot_samples(manifest: Manifest, path: str | os.PathLike, *, per_class: int = 12, seed: int = 0) -> None:
-    """Writes a contact sheet: `per_class` logos of each class in a row, as a model sees them.
+    """Writes a contact sheet: `per_class` images of each class in a row, as a model sees them.
 
-    The same seed picks the same logos. Raises DatasetError if an image is missing, ImageError if one cannot be read.
+    The same seed picks the same images. Raises DatasetError if an image is missing, ImageError if one cannot be read.
     """
     import numpy as np
 
@@ -167,11 +167,11 @@ def plot_samples(manifest: Manifest, path: str | os.PathLike, *, per_class: int 
 def plot_augmented(
     manifest: Manifest, config: TeacherAugment, path: str | os.PathLike, *, per_class: int = 3, seed: int = 0
 ) -> None:
-    """Writes a sheet for a person to check: augmented logos of each class of the train split.
+    """Writes a sheet for a person to check: augmented images of each class of the train split.
 
-    Each line shows the same logos, `per_class` of each class: unchanged, augmented by `config`, under each operation of
-    a policy at half and full magnitude, and mixed with a logo of the class that the line names. The kind of picture is
-    proposed unless `config` has one. Raises DatasetError if a class has no logo in train.
+    Each line shows the same images, `per_class` of each class: unchanged, augmented by `config`, under each operation
+    of a policy at half and full magnitude, and mixed with an image of the class that the line names. The kind of
+    picture is proposed unless `config` has one. Raises DatasetError if a class has no image in train.
     """
     import numpy as np
 

@@ -151,7 +151,7 @@ def divide_groups(
     folds = min(config.folds, int(np.bincount(targets).max()), len(set(groups)))
     split = StratifiedGroupKFold(folds, shuffle=True, random_state=config.seed + division)
     fold_of = np.zeros(len(rows), int)
-    with warnings.catch_warnings():  # a class of few logos can only be in few folds
+    with warnings.catch_warnings():  # a class of few images can only be in few folds
         warnings.filterwarnings("ignore", "The least populated class in y", UserWarning)
         for fold, (_, left_out) in enumerate(split.split(groups, targets, groups)):
             fold_of[left_out] = fold
