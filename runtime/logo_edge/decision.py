@@ -213,7 +213,7 @@ def prediction_set(
 
     Those of a multi-label bundle hold a share of at least `level` of an image's labels, in expectation.
 
-    `probabilities` are those of a `Classification`. With `by_class` the promise holds for the logos of each class, and
+    `probabilities` are those of a `Classification`. With `by_class` the promise holds for the images of each class, and
     sets are larger. Raises BundleError, with the reason, where the bundle has no threshold at the level.
     """
     conformal = next((conformal for conformal in calibration.conformal if conformal.level == level), None)

@@ -47,9 +47,9 @@ class Scaling:
 class Conformal:
     """The thresholds of prediction sets that hold the true label with P >= `level`.
 
-    A set holds all labels whose probability reaches the threshold. `threshold` is marginal, over all logos; `by_class`
-    has one for each label and holds for the logos of each class. A threshold is None where the calib set is too small,
-    and `refused` says which logos were too few. Vovk et al. 2005; Sadinle et al. 2019, arXiv:1609.00451.
+    A set holds all labels whose probability reaches the threshold. `threshold` is marginal, over all images; `by_class`
+    has one for each label and holds for the images of each class. A threshold is None where the calib set is too small,
+    and `refused` says which images were too few. Vovk et al. 2005; Sadinle et al. 2019, arXiv:1609.00451.
 
     In a multi-label bundle, the expected share of an image's labels that its set misses is at most 1 - `level`; by
     class, the share of the images with the label that miss it. Conformal risk control: Angelopoulos et al. 2022,

@@ -1,4 +1,4 @@
-"""The verbs that compare logos by their embeddings: `logo-edge enroll`, `similar` and `cluster`."""
+"""The verbs that compare images by their embeddings: `logo-edge enroll`, `similar` and `cluster`."""
 
 from __future__ import annotations
 

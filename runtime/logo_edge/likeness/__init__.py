@@ -1,1 +1,1 @@
-"""Logos by likeness: the embedding space, enrolment, ranking and clusters."""
+"""Images by likeness: the embedding space, enrolment, ranking and clusters."""

@@ -1,4 +1,4 @@
-"""Groups similar logos."""
+"""Groups similar images."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 A class has a prototype: the mean embedding of its images in the bundle's space (Snell et al. 2017, arXiv:1703.05175).
 An image belongs to the class of the most similar prototype, or to none where the similarity is below the threshold.
-All but a given share of the bundle's background, logos of no enrolled class, stay below the threshold (split
+All but a given share of the bundle's background, images of no enrolled class, stay below the threshold (split
 conformal, rank ⌈(n + 1)(1 - share)⌉).
 
 An enrolment is one JSON file. It holds embeddings and no image; `sha256` is the hash of the rest in canonical JSON.
@@ -55,7 +55,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Enrolment:
-    """The enrolled classes of one bundle; at most the share `false_accepts` of logos of no class are matched to one."""
+    """The enrolled classes of one bundle; at most `false_accepts` of the images of no class are matched to one."""
 
     identity: dict[str, str]
     space: EmbeddingSpace
@@ -120,7 +120,7 @@ class Enrolment:
 
 
 def background_threshold(background: np.ndarray, prototypes: np.ndarray, false_accepts: float) -> float:
-    """The similarity to the nearest of (K, d) prototypes that at most `false_accepts` of (n, d) background logos reach.
+    """The similarity to the nearest of (K, d) prototypes that at most `false_accepts` of (n, d) others reach.
 
     Raises EnrolmentError where the background is too small to promise that.
     """

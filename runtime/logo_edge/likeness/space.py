@@ -1,7 +1,7 @@
 """The space in which embeddings are compared; a bundle holds it in embedding.npz.
 
-A classifier's features separate its classes and differ little between logos of one class. Centred and whitened (scaled
-to variance 1 along the main directions of the training logos), their cosine distinguishes logos; the figures are in
+A classifier's features separate its classes and differ little between images of one class. Centred and whitened (scaled
+to variance 1 along the main directions of the training images), their cosine distinguishes images; the figures are in
 docs/results/bundles.md. `fit_space` fits it when a bundle is packed.
 """
 
@@ -26,7 +26,7 @@ from logo_edge.preprocess import letterboxed_size, preprocess
 
 SPACE = "embedding.npz"
 DIRECTIONS = 96  # at most
-BACKGROUND = 512  # logos, at most
+BACKGROUND = 512  # images, at most
 STEPS = 31  # on either side of zero, to which directions are rounded: 6 bits lose nothing on val
 BATCH = 8
 MAX_SIDE_PX = 1024  # of an image before it is split into parts
@@ -34,7 +34,7 @@ MAX_SIDE_PX = 1024  # of an image before it is split into parts
 
 @dataclass(frozen=True)
 class EmbeddingSpace:
-    """`mean` (D,), `directions` (d, D), and `background` (n, d): held-out logos as vectors of length 1."""
+    """`mean` (D,), `directions` (d, D), and `background` (n, d): held-out images as vectors of length 1."""
 
     mean: np.ndarray
     directions: np.ndarray
@@ -51,7 +51,7 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def fit_space(learned: np.ndarray, background: np.ndarray) -> EmbeddingSpace:
-    """The space of (N, D) embeddings of training logos; `background` (n, D) are those of held-out logos."""
+    """The space of (N, D) embeddings of training images; `background` (n, D) are those of held-out images."""
     mean = learned.mean(0, dtype=np.float64)
     variances, vectors = np.linalg.eigh(np.cov(learned.T.astype(np.float64)))
     count = min(DIRECTIONS, len(learned) - 1, len(variances))

@@ -109,7 +109,7 @@ export class Classifier {
     return decide(this.bundle, output, resolveOptions(this.bundle, { ...this.#options, ...options }));
   }
 
-  /** The labels that hold the true one with P >= `level`; with `byClass` for the logos of each class. */
+  /** The labels that hold the true one with P >= `level`; with `byClass` for the images of each class. */
   predictionSet(result, level, options) {
     return predictionSet(this.bundle.calibration, result.probabilities, level, options);
   }

@@ -107,7 +107,7 @@ function logSumExp(logits) {
 /**
  * The labels that hold the true one with P >= `level`, the most probable first; none, some or all of them.
  *
- * With `byClass` the promise holds for the logos of each class, and sets are larger. Those of a multi-label bundle hold
+ * With `byClass` the promise holds for the images of each class, and sets are larger. Those of a multi-label bundle hold
  * a share of at least `level` of an image's labels, in expectation. Throws BundleError, with the reason, where the
  * bundle has no threshold at the level.
  */
