@@ -19,6 +19,7 @@ from logo_edge.likeness.space import SPACE, fit_space, write_space
 from logo_edge.preprocess import InputContract
 
 LABELS = ("red", "green", "blue")  # three, and not the project's four: nothing may assume four
+ROOT_LEVEL = logging.getLogger().level
 GAIN = 6.0  # logit of a class whose channel is full
 
 
@@ -167,16 +168,21 @@ def findings(tmp_path_factory, monkeypatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def heard_loggers(monkeypatch, request):
-    """MLflow disables the loggers that it does not know, and something raises the root logger's level: other tests then
-    wait for a warning in vain. Who leaves another level behind is named in the summary of warnings.
+    """MLflow disables the loggers that it does not know, and OpenVINO raises the root logger's level where it refuses a
+    graph: other tests then wait for a warning in vain. Who leaves another level behind, also by a fixture of its file,
+    is named in the summary of warnings.
     """
     monkeypatch.setattr(logging.getLogger("logo_edge"), "disabled", False)
     root = logging.getLogger()
-    level = root.level
+
+    def put_back(where: str) -> None:
+        if root.level != ROOT_LEVEL:
+            warnings.warn(f"{request.node.nodeid} {where} left the root logger at level {root.level}", stacklevel=1)
+            root.setLevel(ROOT_LEVEL)
+
+    put_back("or its file's fixtures")
     yield
-    if root.level != level:
-        warnings.warn(f"{request.node.nodeid} left the root logger at level {root.level}", stacklevel=1)
-        root.setLevel(level)
+    put_back("itself")
 
 
 @pytest.fixture(scope="module")

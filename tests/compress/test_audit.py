@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import onnx
 import pytest
@@ -81,6 +83,16 @@ def test_openvino_s_layers_are_counted_as_its_plugin_executes_them(network, tmp_
     assert list(counted.layers) == ["first", "second"]
     assert counted.layers["second"] in ("int8", "uint8")
     assert counted.bytes["int8"] >= 288
+
+
+def test_a_graph_that_openvino_refuses_leaves_the_root_logger_as_it_was(tmp_path):
+    error = pytest.importorskip("openvino.tools.ovc.error").Error
+    (tmp_path / "damaged.onnx").write_bytes(b"no graph")
+    root = logging.getLogger()
+    before = root.level, list(root.filters)
+    with pytest.raises(error):
+        openvino.read_graph(tmp_path / "damaged.onnx")
+    assert (root.level, root.filters) == before
 
 
 def test_layers_in_float_are_refused_with_the_list_unless_they_were_left_so():

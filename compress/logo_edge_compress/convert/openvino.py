@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import onnx
 
@@ -28,7 +30,7 @@ def convert(request: Request, model: onnx.ModelProto, graph: Path) -> dict:
     except ImportError as error:
         raise MissingExtraError("openvino", "openvino") from error
     path = request.path.with_suffix(".xml")
-    converted = openvino.convert_model(graph)  # FP16 applies to weights only: devices choose their arithmetic
+    converted = read_graph(graph)  # FP16 applies to weights only: devices choose their arithmetic
     if request.batch:
         converted.reshape({PIXELS: [request.batch, *converted.input(PIXELS).partial_shape[1:]]})
     openvino.save_model(converted, path, compress_to_fp16=request.precision == "fp16")
@@ -36,6 +38,19 @@ def convert(request: Request, model: onnx.ModelProto, graph: Path) -> dict:
     verified = request.verify(open_artifact("openvino", path), tolerance, path.name, "openvino")
     counted = audit(path)
     return verified | request.audit(counted, path.name, left=list(counted.layers)[:STEM])
+
+
+def read_graph(graph: Path) -> Any:
+    """The ONNX file as an openvino.Model. A file that is refused leaves the root logger as it was, unlike OpenVINO."""
+    import openvino
+
+    root = logging.getLogger()
+    level, filters = root.level, list(root.filters)
+    try:
+        return openvino.convert_model(graph)
+    finally:
+        root.setLevel(level)
+        root.filters[:] = filters
 
 
 def audit(path: Path) -> Audit:
