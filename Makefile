@@ -5,6 +5,8 @@ PRESET ?= full
 DATA ?=
 TESTS ?= tests/runtime tests/contract
 PEERS_OF ?=
+ORDER ?=
+SEED ?= default
 VENV := .venv
 BASE_VENV := .venv-base
 # values from the user reach the shell as variables, so that blanks, quotes and dollars are not interpreted
@@ -13,7 +15,8 @@ override RECIPE := $(value RECIPE)
 override PRESET := $(value PRESET)
 override TESTS := $(value TESTS)
 override PEERS_OF := $(value PEERS_OF)
-export DATA RECIPE PRESET TESTS PEERS_OF
+override SEED := $(value SEED)
+export DATA RECIPE PRESET TESTS PEERS_OF SEED
 NAME := $${DATA:+$$(basename -- "$$DATA")-}$$RECIPE
 RUN := runs/$(NAME)
 BUNDLE := bundles/$(NAME)
@@ -23,8 +26,10 @@ LABELS := train/logo_edge_train/data/labels.csv
 SEARCH := $(filter full,$(RECIPE))
 EDGE := $(VENV)/bin/logo-edge
 BASE_EDGE := $(BASE_VENV)/bin/logo-edge
-PYTEST := $(VENV)/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# a worker for each core: threads of PyTorch or NumPy in it would only wait for each other
+PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
+IN_ORDER := $(if $(filter random,$(ORDER)),--randomly-seed="$$SEED",-p no:randomly)
 
 .PHONY: help demo web setup data train compress bench peers test test-quick test-oldest lint dist clean
 .DEFAULT_GOAL := help
@@ -67,11 +72,11 @@ peers: .stamps/data  ## Train (if needed) and measure the usual alternatives, a 
 	$(VENV)/bin/python benchmarks/peers/run.py measure $(OF_RUN) --preset "$$PRESET" --out benchmarks/results/peers.json --report runs/peers/report
 	$(VENV)/bin/python -m logo_edge_bench.experiments tables
 
-test: .stamps/full  ## Run the whole test suite
-	$(PYTEST)
+test: .stamps/full  ## Run the whole test suite: make test [ORDER=random [SEED=7]]
+	$(PYTEST) $(IN_ORDER)
 
 test-quick: .stamps/full  ## Run the quick tests of the runtime (no slow, no network): make test-quick [TESTS=tests/compress]
-	$(PYTEST) -m "not slow and not network" $$TESTS
+	$(PYTEST) $(IN_ORDER) -m "not slow and not network" $$TESTS
 
 test-oldest:  ## Run the runtime's quick tests with the oldest libraries that the base install permits
 	.ci/oldest $(PYTHON) .venv-oldest

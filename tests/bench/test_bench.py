@@ -78,7 +78,7 @@ def fake(tmp_path):
     return make
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc here")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 def test_peak_memory_is_the_system_s_and_not_its_parent_s(fake, images):
     held = np.ones(50_000_000)  # 400 MB, touched
     row = run_bench([fake("light")], images, SHORT)["rows"][0]

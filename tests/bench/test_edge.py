@@ -148,7 +148,7 @@ def test_what_is_missing_or_fails_is_named(session, words, monkeypatch, tmp_path
             session.read_report(tmp_path / "doctor.json")
 
 
-@pytest.mark.skipif(shutil.which("ssh") is None, reason="needs the program ssh")
+@pytest.mark.skipif(shutil.which("ssh") is None, reason="no ssh here")
 def test_a_board_that_does_not_answer_any_more_ends_the_session(session):
     program, *words = session.Ssh("board", "folder", None, None)._command
     shown = subprocess.run([program, "-G", *words], capture_output=True, text=True, check=True).stdout
@@ -162,7 +162,7 @@ def board(tmp_path, monkeypatch):
     """An SSH server on loopback that runs commands in its own home; gives the configuration to reach it as `board`."""
     asyncssh = pytest.importorskip("asyncssh", reason="needs asyncssh: make setup installs it")
     if shutil.which("ssh") is None:
-        pytest.skip("needs the program ssh")
+        pytest.skip("no ssh here")
     (home := tmp_path / "home").mkdir()
     user, host = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
     user.write_private_key(str(tmp_path / "key"))

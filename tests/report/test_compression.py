@@ -161,7 +161,7 @@ def test_what_comes_from_the_run_is_escaped_and_nothing_is_loaded(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not CHROMIUM_RUNS, reason="the pinned Chromium is for Linux on x86-64")
+@pytest.mark.skipif(not CHROMIUM_RUNS, reason="the Chromium that tests use is built for Linux on x86-64")
 @pytest.mark.parametrize(("width", "scheme"), SCREENS)
 def test_the_page_fits_the_screen(folder, browser, width, scheme):
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)

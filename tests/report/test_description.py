@@ -161,7 +161,7 @@ def test_suspects_without_a_page_are_refused(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not CHROMIUM_RUNS, reason="the pinned Chromium is for Linux on x86-64")
+@pytest.mark.skipif(not CHROMIUM_RUNS, reason="the Chromium that tests use is built for Linux on x86-64")
 @pytest.mark.parametrize(("width", "scheme"), SCREENS)
 def test_the_page_fits_the_screen(flawed, tmp_path, browser, width, scheme):
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)

@@ -86,7 +86,8 @@ def select_settings(recipe: Recipe, *names: str, without: tuple[str, ...] = ()) 
 
     Raises KeyError if the recipe has no such field or section.
     """
-    settings = flatten(recipe)
+    sections = {name.partition(".")[0] for name in (*names, *without)}
+    settings = flatten({field.name: getattr(recipe, field.name) for field in fields(recipe) if field.name in sections})
 
     def under(name: str) -> set[str]:
         if not (names := {key for key in settings if key == name or key.startswith(f"{name}.")}):
