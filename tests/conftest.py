@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import random
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -137,6 +139,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(system) or "browser" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.network)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Each test, and what it is the first to set up for its file, begins with the same random numbers in any order."""
+    random.seed(0)
+    np.random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture

@@ -288,8 +288,13 @@ def test_an_interrupted_student_goes_on_with_the_same_settings_and_begins_again_
         return file_hash(student.checkpoint), epochs
 
     whole, _ = learn("whole", 4.0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 2)
     with pytest.raises(Interrupted):
         learn("same", 2.0, stop_after=1)
+    left = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    assert left == threads + 2, "also interrupted it gives back the threads that it takes"
     shutil.copytree(tmp_path / "same", tmp_path / "other")
     same, epochs = learn("same", 2.0)
     assert (same != whole, epochs) == (True, [2])

@@ -235,23 +235,25 @@ def fit_to_teachers(
         stored = None if gpu else StoredBatches(dataset, soft_targets, state.with_suffix(BATCHES))
     threads = torch.get_num_threads()
     torch.set_num_threads(cores if stored else max(1, cores - loaders))  # once batches repeat, the teachers are idle
-    learned = fit(
-        network,
-        stored or dataset,
-        distillation_objective(config, soft_targets.answer if gpu else None, multi_label=run.multi_label),
-        config.fit,
-        state=state,
-        seed=config.seed,
-        device=device,
-        evaluate=accuracy_on(val, device),
-        report=lambda item: report({"name": name, **item}),
-        collate=(stored or soft_targets).collate,
-        loaders=loaders,
-        snapshots=run.folder / "snapshots" / stem if isinstance(network, LogoNetwork) else None,
-        order=order,
-        key=key,
-    )
-    torch.set_num_threads(threads)
+    try:
+        learned = fit(
+            network,
+            stored or dataset,
+            distillation_objective(config, soft_targets.answer if gpu else None, multi_label=run.multi_label),
+            config.fit,
+            state=state,
+            seed=config.seed,
+            device=device,
+            evaluate=accuracy_on(val, device),
+            report=lambda item: report({"name": name, **item}),
+            collate=(stored or soft_targets).collate,
+            loaders=loaders,
+            snapshots=run.folder / "snapshots" / stem if isinstance(network, LogoNetwork) else None,
+            order=order,
+            key=key,
+        )
+    finally:
+        torch.set_num_threads(threads)
     return_memory()
     if config.feature_weight:
         del learned[0].match  # only the loss uses it
