@@ -70,7 +70,8 @@ def convert(lock: Path, folder: Path, text: str, **options) -> dict:
     return run_converter("tiny", {"bytes": [1, 2, 3]}, folder, script=script, lock=lock, **options)
 
 
-def test_two_callers_build_one_environment_which_the_next_one_finds(lock, cache, monkeypatch):
+def test_two_callers_build_one_environment_which_the_next_one_finds(lock, tmp_path, monkeypatch):
+    monkeypatch.setenv("LOGO_EDGE_CACHE", str(tmp_path))
     builds, install = [], environments._install
     monkeypatch.setattr(environments, "_install", lambda *arguments: builds.append(install(*arguments)))
     opened: list[Path] = []
@@ -81,7 +82,7 @@ def test_two_callers_build_one_environment_which_the_next_one_finds(lock, cache,
         caller.join()
     assert open_environment("tiny", lock=lock) == opened[0] == opened[1]
     assert len(builds) == 1
-    assert [path.name for path in (cache / "converters").iterdir()] == [opened[0].parents[1].name]
+    assert [path.name for path in (tmp_path / "converters").iterdir()] == [opened[0].parents[1].name]
 
 
 def test_a_script_uses_the_locks_packages_and_those_that_are_shared_and_its_files_are_read_back(lock, tmp_path):

@@ -23,11 +23,12 @@ from logo_edge_report.compression import make_page
 from logo_edge_report.evaluate import evaluate_subjects
 from logo_edge_report.report import make_report
 from logo_edge_report.subjects import load_subject
+from logo_edge_train import train
+from logo_edge_train.data import processes
 from logo_edge_train.data.manifest import read_manifest
 from logo_edge_train.organize.organize import organize_images
 from logo_edge_train.recipe_io import recipe_from_dict
 from logo_edge_train.runs import read_run
-from logo_edge_train.train import train_ensemble
 
 CPU = torch.device("cpu")
 LABELS = ("bars", "disc", "frame")
@@ -65,10 +66,13 @@ def folder(tmp_path_factory):
         draw_shapes(labels, random).save(folder / f"{at}.png")
         lines.append(csv_line((f"{at}.png", "|".join(labels))))
     (folder / "mine.csv").write_text("path,labels\n" + "".join(lines))
-    organize_images(folder / "mine.csv", folder / "manifest.csv", exact_copies=True)
-    train_ensemble(folder / "manifest.csv", recipe_from_dict(RECIPE), folder / "run", device=CPU, report=lambda _: None)
     cost = Cost(1.0, 1.0, 1.0, 1.0, 11, (1.0,) * 11, 100.0)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processes, "FEW_IMAGES", 1000)  # processes take longer to start than to do so little
+        patch.setattr(train, "count_workers", lambda *_: 1)
+        organize_images(folder / "mine.csv", folder / "manifest.csv", exact_copies=True)
+        recipe = recipe_from_dict(RECIPE)
+        train.train_ensemble(folder / "manifest.csv", recipe, folder / "run", device=CPU, report=lambda _: None)
         patch.setattr(measure, "measure_side_by_side", lambda artifacts, logs: dict.fromkeys(artifacts, cost))
         _, record = compress(
             folder / "run", folder / "bundle", name="shapes", device=CPU, report=lambda _: None, say=lambda _: None

@@ -13,13 +13,13 @@ from PIL import Image
 
 from logo_edge.timing import Latency
 from logo_edge_compress.onnx.export import export_onnx
+from logo_edge_train import train
 from logo_edge_train.checkpoints import save_member
 from logo_edge_train.data.manifest import FILES, LogoRow, read_manifest, write_manifest
 from logo_edge_train.evaluate import ensemble_logits
 from logo_edge_train.metrics import summarize
 from logo_edge_train.recipe_io import recipe_from_dict
 from logo_edge_train.runs import read_run, write_json
-from logo_edge_train.train import train_ensemble
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 220, 30), "blue": (30, 30, 220)}
 HUES = {"red": (220, 30, 30), "green": (30, 220, 30), "blue & <b>": (30, 30, 220)}  # a name that must be escaped
@@ -68,10 +68,12 @@ def plain_run(tmp_path_factory):
             }
         }
     )
-    run = train_ensemble(
-        folder / "manifest.csv", recipe, folder / "tiny", device=torch.device("cpu"), report=lambda _: None
-    )
-    return run.folder
+    cpu = torch.device("cpu")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "count_workers", lambda *_: 1)  # two processes take longer to start than to learn
+        return train.train_ensemble(
+            folder / "manifest.csv", recipe, folder / "tiny", device=cpu, report=lambda _: None
+        ).folder
 
 
 @pytest.fixture(scope="session")

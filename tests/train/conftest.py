@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 from pictures import MUTED, write_squares
 
+from logo_edge_train import train
 from logo_edge_train.data.manifest import Manifest, read_manifest
+
+
+@pytest.fixture
+def one_process(monkeypatch) -> None:
+    """Teachers learn one after the other in this process: for tests to which it does not matter, that is quicker."""
+    monkeypatch.setattr(train, "count_workers", lambda *_: 1)
 
 
 @pytest.fixture

@@ -148,7 +148,7 @@ RECIPE = {
 }
 
 
-def test_a_recipe_with_every_switch_trains_its_teachers(logos, tmp_path):
+def test_a_recipe_with_every_switch_trains_its_teachers(logos, tmp_path, one_process):
     recipe = recipe_from_dict(RECIPE)
     run = train.train_ensemble(
         tmp_path / "manifest.csv", recipe, tmp_path / "run", device=torch.device("cpu"), report=lambda _: None
@@ -162,7 +162,7 @@ def test_a_recipe_with_every_switch_trains_its_teachers(logos, tmp_path):
     assert run.recipe == replace(recipe, train=replace(recipe.train, augment=augment))
 
 
-def test_a_recipe_without_a_switch_leaves_no_trace_in_a_run(logos, tmp_path):
+def test_a_recipe_without_a_switch_leaves_no_trace_in_a_run(logos, tmp_path, one_process):
     plain = recipe_from_dict({"train": {**RECIPE["train"], "fit": {"epochs": 1, "batch_size": 8}, "augment": {}}})
     run = train.train_ensemble(
         tmp_path / "manifest.csv", plain, tmp_path / "run", device=torch.device("cpu"), report=lambda _: None

@@ -330,7 +330,7 @@ def test_a_bayesian_run_is_read_back_to_draw_from_and_exported_as_its_mean_netwo
     assert np.abs(exported - logits).max() < 1e-3
 
 
-def test_a_run_keeps_the_temperature_of_its_ensemble(logos, tmp_path):
+def test_a_run_keeps_the_temperature_of_its_ensemble(logos, tmp_path, one_process):
     recipe = recipe_from_dict(
         {"train": {"teachers": [f"{MODEL}@32"] * 2, "pretrained": False, "fit": {"epochs": 1, "batch_size": 8}}}
     )
