@@ -55,3 +55,18 @@ def echo(connection) -> None:
     """Sends back what it receives, until that is None."""
     while (value := connection.receive()) is not None:
         connection.send(value)
+
+
+def load_batches(report) -> tuple[int, bool]:
+    """Reads a batch by the loader of a fit: its size, and whether that started a fork server beside this process."""
+    from multiprocessing import forkserver
+
+    import torch
+    from torch.utils.data import TensorDataset, default_collate
+
+    from logo_edge_train.fit import _training_loader
+
+    items = TensorDataset(torch.arange(8))
+    loader = _training_loader(items, [[0, 1, 2]], default_collate, 1, 1, torch.device("cpu"))
+    sizes = [len(batch) for (batch,) in loader]
+    return sizes[0], forkserver._forkserver._forkserver_pid is not None

@@ -29,15 +29,16 @@ from logo_edge_compress.quantize.fitting import check_fitting, describe_fitting,
 from logo_edge_compress.quantize.static import explain_range
 from logo_edge_compress.report import REPORT, describe_candidate
 from logo_edge_compress.select import Choice, Limits, add_carried, choose, find_dominators, find_slow_int8
-from logo_edge_compress.subprocess_call import OutOfTimeError
+from logo_edge_compress.subprocess_call import OutOfTimeError, call_in_subprocess
 from logo_edge_compress.targets import TARGETS, is_measured
 from logo_edge_compress.work import Budget, Say, Work, read_split, with_recipe, work_folder
 from logo_edge_train.architecture import Architecture
+from logo_edge_train.data.manifest import Manifest
 from logo_edge_train.data.outliers import Family
 from logo_edge_train.evaluate import ensemble_logits, short_metrics
 from logo_edge_train.keys import artifact_key, select_settings, versions
 from logo_edge_train.provenance import provenance
-from logo_edge_train.recipe import Recipe
+from logo_edge_train.recipe import DistillConfig, Recipe
 from logo_edge_train.runs import Run, read_run, write_json
 from logo_edge_train.train import check_multi_label
 
@@ -171,7 +172,8 @@ def _make_all(
         missing = partial(Candidate, text, "student", "fp32", "torch", folder)
         watched = budget.watch(work.report)
         try:
-            distill(work.run, work.manifest, recipe.distill, student, folder, device=device, report=watched)
+            inputs, log = (work.run, work.manifest, recipe.distill, student, folder, device), folder / "distill.log"
+            call_in_subprocess(_distill, inputs, log, report=watched, fresh=device.type == "cuda")
         except OutOfTimeError as error:
             candidates.append(missing("not tried", f"{error}; it is not distilled"))
             work.say(f"{text}: {error}; run the same command again to go on")
@@ -183,6 +185,19 @@ def _make_all(
             task = Task(work.run, work.manifest, student, folder, work.pixels(student.contract), text)
             candidates += make_candidates(task, backends, partial(_make, work, task))
     return candidates, all(candidate.status in ("made", "refused") for candidate in candidates)
+
+
+def _distill(
+    run: Run,
+    manifest: Manifest,
+    config: DistillConfig,
+    student: Architecture,
+    folder: Path,
+    device: torch.device,
+    report: Callable[[dict], None],
+) -> None:
+    """Runs in a separate process, so that the memory of the fit is free again before candidates are made."""
+    distill(run, manifest, config, student, folder, device=device, report=report)
 
 
 def _make_members(work: Work, count: int) -> list[Candidate]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import multiprocessing
 import os
 import signal
@@ -104,13 +105,15 @@ def call_in_subprocess(
     *,
     report: Callable[[dict], None] = lambda _: None,
     deadline: float = float("inf"),
+    fresh: bool = False,
 ) -> Any:
     """The result of `function(*arguments, report)`, computed in a separate process with the function's module loaded.
 
+    `fresh`: in an interpreter of its own, which CUDA needs, as it does not survive a fork.
     Each report of the function is passed to `report` here. Raises SubprocessError where the function raised or the
     process died, OutOfTimeError where it still runs at the deadline.
     """
-    process = Subprocess(_send_result, (function, arguments), log, preload=function.__module__)
+    process = Subprocess(_send_result, (function, arguments), log, preload=None if fresh else function.__module__)
     try:
         while True:
             kind, value = process.receive(deadline)
@@ -142,6 +145,7 @@ class _Connection:
 def _run(function: Callable, arguments: tuple, connection: Connection, log: Path) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a fork server ends with the process that it serves
+    gc.freeze()  # to look for garbage among the objects that it shares with the fork server would copy 150 MB of them
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C and kills this process
     with log.open("w", encoding="utf-8") as file:
         sys.stdout.flush()

@@ -112,6 +112,14 @@ def test_a_finished_compression_is_not_done_again(folder):
     assert (folder / "bundle" / "bundle.json").stat().st_mtime_ns == before
 
 
+def test_a_student_is_distilled_in_another_process_than_the_one_that_waits_for_its_candidates(
+    folder, monkeypatch, equal_costs
+):
+    monkeypatch.setattr("logo_edge_compress.compress.distill", lambda *_, **__: pytest.fail("its memory would be kept"))
+    compress_run(folder, folder / "apart", limits=Limits(size_mb=4.5))
+    assert (folder / "apart" / "bundle.json").exists()
+
+
 def test_a_damaged_bundle_is_packed_again_from_the_same_student(folder):
     damaged = folder / "bundle" / "model.onnx"
     damaged.write_bytes(damaged.read_bytes()[:-1])

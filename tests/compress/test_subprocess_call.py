@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 
 import faulty_converters as converters
@@ -25,6 +26,13 @@ def test_a_process_that_gave_its_result_ends_by_itself_and_leaves_no_semaphores(
     monkeypatch.setattr(Subprocess, "close", lambda self: (codes.append(self.process.exitcode), close(self)))
     assert call_in_subprocess(converters.count, ([1],), tmp_path / "log") == 1
     assert codes == [0], "one that is killed leaves them to the resource tracker, which warns"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="loaders are forked on Linux")
+def test_the_loaders_of_a_fit_in_such_a_process_share_its_pytorch(tmp_path):
+    count, has_own_server = call_in_subprocess(converters.load_batches, (), tmp_path / "log")
+    assert count == 3
+    assert not has_own_server, "each loader would load PyTorch again"
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ import io
 
 from PIL import Image
 from rich.console import Console
+from rich.progress import Progress
 
-from logo_edge_train.console import LiteralTable
+from logo_edge_train.console import LiteralTable, TimeLeftColumn
 from logo_edge_train.data.manifest import LogoRow, Manifest
 from logo_edge_train.organize.describe import describe_manifest, plot_description, plot_samples, print_description
 
@@ -46,3 +47,24 @@ def test_names_are_no_formulas_in_pictures(tmp_path):
     plot_samples(manifest, tmp_path / "sheet.png")
     for path in (tmp_path / "bars" / "bars.png", tmp_path / "sheet.png"):
         assert Image.open(path).size > (100, 100)
+
+
+def test_the_time_left_of_a_bar_is_dashes_until_it_is_known_and_is_by_the_recent_pace():
+    now_s, column = [0.0], TimeLeftColumn()
+    bar = Progress(column, get_time=lambda: now_s[0], console=Console(file=io.StringIO()))
+    task = bar.add_task("images", total=None)
+
+    def left() -> str:
+        return column(bar.tasks[0]).plain
+
+    assert left() == "-:--:--", "rich shows nothing, and the time since the start is taken for it"
+    bar.update(task, total=400)
+    for done in range(1, 301):
+        now_s[0] += 0.5 if done <= 200 else 2.0
+        bar.update(task, completed=done)
+        left()
+    assert left() == "0:03:20"
+    now_s[0] += 90
+    assert left() > "0:04:00", "it stands still"
+    bar.update(task, completed=400)
+    assert left() == "0:00:00"

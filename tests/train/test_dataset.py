@@ -16,8 +16,9 @@ from rich.console import Console
 from torch.utils.data import DataLoader
 
 from logo_edge.errors import DatasetError
-from logo_edge.images.load import load_image
+from logo_edge.images.load import load_image, load_reduced
 from logo_edge.preprocess import InputContract
+from logo_edge_train.data import dataset as dataset_module
 from logo_edge_train.data import images as images_module
 from logo_edge_train.data import lookalikes
 from logo_edge_train.data import pool as pool_module
@@ -40,15 +41,18 @@ def test_no_more_images_than_readers_are_in_memory_at_full_size(tmp_path, monkey
         Image.new("RGB", (320, 240), (index := int(row.group), 99, 255 - index)).save(tmp_path / row.icon)
     manifest, live, peak = Manifest(tuple(rows), tmp_path), [0], [0]
 
-    def counted(path):
-        image = load_image(path)
-        assert image.size == (320, 240)
+    def counted(image):
+        assert np.shape(image) == (240, 320, 3)
         live[0] += 1
         peak[0] = max(peak[0], live[0])
         weakref.finalize(image, lambda: live.__setitem__(0, live[0] - 1))
         return image
 
-    monkeypatch.setattr(images_module, "load_image", counted)
+    monkeypatch.setattr(images_module, "load_image", lambda path: counted(load_image(path)))
+    for module in (images_module, dataset_module):
+        monkeypatch.setattr(
+            module, "load_reduced", lambda *sides, **more: (counted(load_reduced(*sides, **more)[0]), None)
+        )
     classes = ("a", "b")
     kept = [
         LogoDataset(manifest, rows, classes, contract=InputContract(32), augment=AugmentConfig()).images,
@@ -65,6 +69,31 @@ def test_no_more_images_than_readers_are_in_memory_at_full_size(tmp_path, monkey
     for images in kept:
         assert len(images) >= 40
         assert max(np.asarray(image).size for image in images) <= (32 * images_module.KEPT_SCALE) ** 2 * 4
+
+
+@pytest.mark.parametrize("fit", ["letterbox", "crop"])
+def test_a_photograph_is_decoded_for_views_at_a_reduced_scale_that_changes_them_by_less_than_a_level(
+    tmp_path, monkeypatch, fit
+):
+    small = np.random.default_rng(0).integers(0, 256, (9, 12, 3)).astype(np.uint8)
+    photograph = Image.fromarray(small).resize((1600, 1200), Image.Resampling.BICUBIC)
+    rows = [LogoRow(FILES, "", f"{label}.jpg", label, label) for label in "ab"]
+    for row in rows:
+        photograph.save(tmp_path / row.icon, quality=95)
+    manifest, decoded = Manifest(tuple(rows), tmp_path), []
+
+    def recorded(*sides, **more):
+        pixels, covered = load_reduced(*sides, **more)
+        decoded.append(np.shape(pixels))
+        return pixels, covered
+
+    monkeypatch.setattr(dataset_module, "load_reduced", recorded)
+    contract = InputContract(48 if fit == "crop" else 64, fit=fit)
+    images = LogoDataset(manifest, rows, ("a", "b"), contract=contract, augment=AugmentConfig()).images
+    assert decoded == [(150, 200, 3)] * 2
+    kept = images_module.shrink(photograph, 96)
+    assert [image.size for image in images] == [kept.size] * 2 == [(96, 72)] * 2
+    assert np.abs(np.asarray(images[0]).astype(int) - np.asarray(kept)).mean() < 1
 
 
 @pytest.mark.parametrize("held_bytes", [0, 9_000, 10**9])

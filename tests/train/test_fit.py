@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -294,6 +296,19 @@ def test_how_busy_the_gpu_is_is_told_where_it_can_be_and_stops_nothing_where_not
 
     monkeypatch.setattr(torch.cuda, "utilization", fail)
     assert resources.gpu_utilisation(torch.device("cuda")) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="not on this system")
+def test_after_a_fit_an_array_that_is_freed_is_memory_of_the_system_again(logos, tmp_path):
+    def resident_mb() -> float:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 1e6
+
+    fit_logos(logos, tmp_path / "a.state", config=replace(CONFIG, epochs=1))
+    before_mb = resident_mb()
+    pictures = [np.ones(36_000_000, np.uint8) for _ in range(4)]  # of 12 megapixels
+    assert resident_mb() > before_mb + 140
+    del pictures
+    assert resident_mb() < before_mb + 20
 
 
 def test_a_state_of_another_configuration_is_not_resumed(logos, tmp_path):

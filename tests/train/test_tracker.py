@@ -6,6 +6,7 @@ import io
 import json
 import math
 import queue
+import re
 import sys
 import threading
 import time
@@ -41,6 +42,7 @@ from logo_edge_train.train import train_ensemble
 CPU = torch.device("cpu")
 CONFIG = FitConfig(epochs=3, batch_size=4)  # of 24 logos: 6 steps per epoch
 STEPS = 6
+UNITS = 3600, 60, 1  # seconds of the parts of a time
 NAME, STEM = "teacher 1/1 test_resnet@32", "member-0"
 START = {"kind": "start", "name": NAME, "stem": STEM}
 
@@ -416,6 +418,34 @@ def test_a_resumed_fit_goes_on_where_its_bar_was(logos, tmp_path):
     assert "resumes after epoch 2/3" in text.getvalue()
     assert progress.bar.tasks[0].completed == progress.bar.tasks[0].total == 3 * STEPS
     assert "epoch 3/3" in describe_epoch(reports[-1])
+
+
+def test_a_bar_promises_an_end_by_the_recent_pace_and_none_before_it_knows_one():
+    """400 steps, of which the second half takes four times as long each; the bar is drawn as each step ends."""
+    now_s = [0.0]
+    console = Console(file=io.StringIO(), width=160, force_terminal=True, get_time=lambda: now_s[0])
+    progress = FitProgress(console)
+
+    def shown_left_s() -> int | None:
+        screen = Console(file=io.StringIO(), width=160, record=True)
+        screen.print(progress.bar)
+        (*_, left) = re.findall(r"\d+:\d\d:\d\d|-:--:--", screen.export_text())
+        return None if "-" in left else sum(unit * int(part) for unit, part in zip(UNITS, left.split(":"), strict=True))
+
+    progress(START)
+    now_s[0] = 60.0
+    assert shown_left_s() is None, "the images are read first"
+    position = {"epoch": 1, "epochs": 1, "steps": 400}
+    pace = {"kind": "step", "name": NAME, "losses": [], "phase": "", "images_per_s": 1.0}
+    for step in range(1, 401):
+        now_s[0] += 0.6 if step <= 200 else 2.4
+        progress({**pace, **position, "step": step})
+        left = shown_left_s()
+        if step == 350:
+            assert left == pytest.approx(50 * 2.4, rel=0.1)
+    assert left > 0, "val is evaluated next"
+    progress({"kind": "epoch", "name": NAME, "losses": [], "accuracy": 0.5, **position})
+    assert shown_left_s() == 0
 
 
 def test_a_sparkline_spans_the_range_of_its_values():

@@ -94,26 +94,6 @@ def follow(
         yield report, progress.say
 
 
-@contextmanager
-def show_stages() -> Iterator[Callable[[str, int, int], None]]:
-    """Yields `tick(stage, done, total)`, which shows a progress bar for each stage on stderr."""
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    from logo_edge_train.console import PACE_S
-
-    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, transient=True, console=Console(stderr=True), speed_estimate_period=PACE_S) as bar:
-        tasks: dict[str, int] = {}
-
-        def tick(title: str, done: int, total: int) -> None:
-            if title not in tasks:
-                tasks[title] = bar.add_task(title, total=total)
-            bar.update(tasks[title], completed=done, total=total)
-
-        yield tick
-
-
 def need_estimate(estimate: bool, as_json: bool) -> None:
     """Refuses --json without --estimate, which would be ignored."""
     if as_json and not estimate:

@@ -172,23 +172,21 @@ def few_shot_evaluate(
     as_json: bool = AS_JSON,
 ) -> None:
     need_torch()
-    from rich.console import Console
-    from rich.progress import Progress
-
+    from logo_edge_train.console import stage_bar
     from logo_edge_train.device import pick_device
     from logo_edge_train.few_shot.run import evaluate_few_shot
 
     if split not in ("val", "test"):
         raise typer.BadParameter(f"--split {split}; expected val or test")
-    with Progress(transient=True, console=Console(stderr=True)) as bar:
-        task = bar.add_task(f"{episodes} episodes", total=episodes)
+    done = iter(range(1, episodes + 1))
+    with stage_bar("Episodes") as tick:
         figures = evaluate_few_shot(
             find_manifest(source),
             run,
             split=split,
             episodes=episodes,
             device=pick_device(device),
-            tick=lambda: bar.advance(task),
+            tick=lambda: tick(next(done), episodes),
         )
 
     def print_figures(figures: dict) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from rich.console import Console, RenderableType
-from rich.progress import Progress
+from rich.markup import escape
+from rich.progress import MofNCompleteColumn, Progress, ProgressColumn, Task
 from rich.table import Table
 from rich.text import Text
 
 from logo_edge.names import printable
-
-PACE_S = 300  # by whose pace bars promise an end: an image or a step may take seconds
+from logo_edge.pace import Pace, clock
 
 
 class LiteralTable(Table):
@@ -31,15 +32,45 @@ class LiteralTable(Table):
         super().add_row(*map(_literal, cells), **options)
 
 
+class TimeLeftColumn(ProgressColumn):
+    """The time left of a task by its recent pace (`Pace`), which rich takes from up to 1,000 steps of any age."""
+
+    def __init__(self):
+        super().__init__()
+        self.paces: dict[int, Pace] = {}
+
+    def render(self, task: Task) -> Text:
+        if task.finished:
+            return Text(clock(0), style="progress.remaining")
+        if task.total is None:  # what it counts is not known yet
+            self.paces.pop(task.id, None)
+            return Text(clock(None), style="progress.remaining")
+        pace = self.paces.setdefault(task.id, Pace())
+        pace.see(task.completed, task.get_time())
+        return Text(clock(pace.left_s(task.total, task.get_time())), style="progress.remaining")
+
+
 @contextmanager
 def stage_bar(title: str) -> Iterator[Callable[[int, int], None]]:
     """Yields `tick(done, total)`, which shows a bar on stderr while the block runs; nothing but on a terminal."""
-    console = Console(stderr=True)
-    with Progress(
-        transient=True, console=console, disable=not console.is_terminal, speed_estimate_period=PACE_S
-    ) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    with stage_bars() as tick:
+        tick(title, 0, None)
+        yield partial(tick, title)
+
+
+@contextmanager
+def stage_bars() -> Iterator[Callable[[str, int, int | None], None]]:
+    """Yields `tick(title, done, total)`, which shows a bar for each title; the rest as `stage_bar`."""
+    console, tasks = Console(stderr=True), {}
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeLeftColumn())
+    with Progress(*columns, transient=True, console=console, disable=not console.is_terminal) as bar:
+
+        def tick(title: str, done: int, total: int | None) -> None:
+            if title not in tasks:
+                tasks[title] = bar.add_task(escape(title), total=None)
+            bar.update(tasks[title], completed=done, total=total)
+
+        yield tick
 
 
 def figures_table(heading: str, *headings: str, no_wrap: bool = False) -> LiteralTable:

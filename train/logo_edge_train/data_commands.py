@@ -10,7 +10,7 @@ import typer
 
 from logo_edge.exits import resumable
 from logo_edge.names import printable
-from logo_edge_train.command_line import PAGES, find_manifest, known_recipe, need_torch, say_limits, show_stages
+from logo_edge_train.command_line import PAGES, find_manifest, known_recipe, need_torch, say_limits
 from logo_edge_train.recipe import Recipe
 from logo_edge_train.recipe_io import load_recipe
 
@@ -22,13 +22,11 @@ folder_verbs = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 @folder_verbs.command(help="Fetch the pinned icon sets and render every logo that labels.csv and unlabelled.csv list.")
 def fetch() -> None:
-    from rich.progress import Progress
-
+    from logo_edge_train.console import stage_bar
     from logo_edge_train.data.icons import fetch_logos
 
-    with Progress(transient=True) as bar:
-        task = bar.add_task("render logos", total=None)
-        result = fetch_logos(progress=lambda done, total: bar.update(task, completed=done, total=total))
+    with stage_bar("render logos") as tick:
+        result = fetch_logos(progress=tick)
     typer.echo(f"{result.wanted:,} logos in {result.folder} ({result.rendered:,} rendered now)")
 
 
@@ -211,12 +209,13 @@ def write_description(manifest: Path, rows: Manifest, page: Path, folder: Path |
     """Writes the page; features of images are kept beside the suspects, where they were computed, or in the cache."""
     need_torch()
     from logo_edge.cache import cache_folder
+    from logo_edge_train.console import stage_bars
     from logo_edge_train.device import pick_device
     from logo_edge_train.recipe import ReviewConfig
     from logo_edge_train.review.frozen_features import Features
 
     (point,) = entry_points(group=PAGES, name="describe")
     make_page, kept = point.load(), suspects.parent if suspects else cache_folder() / "review"
-    with resumable(), show_stages() as tick:
+    with resumable(), stage_bars() as tick:
         features = Features(rows, ReviewConfig(), kept, pick_device("auto"), tick)
         make_page(manifest, page, features=features, folder=folder, suspects=suspects)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -24,7 +25,7 @@ from logo_edge_train.fit_config import LoopConfig
 from logo_edge_train.keys import artifact_key
 from logo_edge_train.optim import SharpnessAware, optimizer_scalars
 from logo_edge_train.parallel import count_cores
-from logo_edge_train.resources import gpu_utilisation, keep_memory, peak_memory
+from logo_edge_train.resources import gpu_utilisation, keeping_memory, peak_memory
 from logo_edge_train.schedule import Schedule
 from logo_edge_train.state import load_state, read_history, save_state
 
@@ -39,6 +40,7 @@ also has `end_step` and `end_epoch`, and its buffers are part of the state: see 
 Report = Callable[[dict], None]
 
 
+@keeping_memory()
 def fit(
     network: nn.Module,
     dataset: LogoDataset,
@@ -70,7 +72,6 @@ def fit(
     or if the loss or its gradient is not finite (with epoch and step).
     """
     torch.manual_seed(seed)
-    keep_memory()
     report = distributed.on_main(report)
     network = distributed.share_statistics(network.to(device, memory_format=torch.channels_last))
     if config.frozen_blocks >= 0:
@@ -221,12 +222,14 @@ def _training_loader(
 ) -> DataLoader:
     """One loader for the batches of all epochs: its processes keep running between epochs.
 
-    They are at most one epoch ahead, since augment.Intensity is updated at the end of each epoch.
+    They are at most one epoch ahead, since augment.Intensity is updated at the end of each epoch. On Linux they are
+    forked, and share PyTorch with this process: in a process of a fork server, they would each load it again.
     """
     return DataLoader(
         dataset,
         batch_sampler=batches,
         num_workers=loaders,
+        multiprocessing_context="fork" if loaders and sys.platform == "linux" else None,
         collate_fn=collate,
         pin_memory=device.type == "cuda",
         prefetch_factor=min(4, steps // loaders) if loaders else None,

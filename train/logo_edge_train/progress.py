@@ -6,10 +6,10 @@ import math
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from logo_edge_train.console import PACE_S, LiteralTable, figure, figures_table, percent
+from logo_edge_train.console import LiteralTable, TimeLeftColumn, figure, figures_table, percent
 
 SPARKS = "▁▂▃▄▅▆▇█"
 SPARK_EPOCHS = 40  # the latest epochs that a sparkline shows
@@ -31,10 +31,9 @@ class FitProgress:
             BarColumn(20),
             TextColumn("{task.fields[position]}"),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            TimeLeftColumn(),
             TextColumn("{task.fields[pace]}"),
             console=self.console,
-            speed_estimate_period=PACE_S,
         )
         self.live = Live(get_renderable=self.render, console=self.console, refresh_per_second=4)
 
@@ -67,6 +66,7 @@ class FitProgress:
             self.say(f"  {name}: resumes after epoch {done}/{report['epochs']}")
         elif kind == "step":
             done = (report["epoch"] - 1) * report["steps"] + report["step"]
+            done -= report["step"] == report["steps"]  # the last one ends with the evaluation of the epoch
             position = f"epoch {report['epoch']}/{report['epochs']}, step {report['step']}/{report['steps']}"
             self.bar.update(
                 self.tasks[name],
@@ -77,6 +77,8 @@ class FitProgress:
             )
         elif kind == "epoch":
             self.epochs[name].append(report)
+            total = self.bar.tasks[self.tasks[name]].total
+            self.bar.update(self.tasks[name], completed=total and total * report["epoch"] / report["epochs"])
             if not self.console.is_terminal:
                 self.say(f"  {describe_epoch(report)}")
 

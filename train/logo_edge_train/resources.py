@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -12,19 +14,30 @@ try:
 except ImportError:  # on Windows
     resource = None
 
+M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD = -4, -1, -2  # of mallopt(3)
+KEEP, DEFAULT = (0, 2**31 - 1, 64 * 2**20), (65536, 128 * 2**10, 128 * 2**10)  # their values
 
-def keep_memory() -> None:
-    """Makes glibc keep freed memory: returning it after each layer costs a quarter of a CPU step's time."""
-    if not (library := _glibc()):
-        return
-    for option, value in ((-4, 0), (-1, 2**31 - 1), (-2, 64 * 2**20)):  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD
+
+@contextmanager
+def keeping_memory() -> Iterator[None]:
+    """In the block glibc keeps freed memory: returning it after each layer costs a quarter of a CPU step's time.
+
+    Afterwards freed memory is returned to the system, and so is each large array once it is freed: images at full size
+    would else stay in memory for good.
+    """
+    library = _glibc()
+    _set_options(library, KEEP)
+    try:
+        yield
+    finally:
+        _set_options(library, DEFAULT)
+        if library:
+            library.malloc_trim(0)
+
+
+def _set_options(library: ctypes.CDLL | None, values: tuple[int, int, int]) -> None:
+    for option, value in zip((M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD), values, strict=True) if library else ():
         library.mallopt(option, value)
-
-
-def return_memory() -> None:
-    """Returns all freed memory to the system, for the stages after a fit."""
-    if library := _glibc():
-        library.malloc_trim(0)
 
 
 def _glibc() -> ctypes.CDLL | None:

@@ -11,15 +11,7 @@ import typer
 
 from logo_edge.exits import resumable
 from logo_edge.names import printable
-from logo_edge_train.command_line import (
-    AS_JSON,
-    DATA,
-    find_manifest,
-    known_recipe,
-    need_torch,
-    print_result,
-    show_stages,
-)
+from logo_edge_train.command_line import AS_JSON, DATA, find_manifest, known_recipe, need_torch, print_result
 from logo_edge_train.parallel import refuse_torchrun
 from logo_edge_train.recipe_io import load_recipe
 
@@ -96,6 +88,7 @@ def review(
 ) -> dict:
     """The result of the stage, `list_suspects` or `list_next`, with progress bars on stderr."""
     need_torch()
+    from logo_edge_train.console import stage_bars
     from logo_edge_train.device import pick_device
 
     refuse_torchrun("logo-edge data")
@@ -103,7 +96,7 @@ def review(
     torch_device = pick_device(device)
     with redirect_stdout(sys.stderr):  # messages about the folder are not part of the list
         manifest = find_manifest(source)
-    with resumable(), show_stages() as tick:
+    with resumable(), stage_bars() as tick:
         return stage(manifest, config, out, count=count, device=torch_device, tick=tick)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from logo_edge.preprocess import InputContract, preprocess
 from logo_edge_compress.quantize.fitting import fitting_rows
-from logo_edge_train.data.images import each_image
+from logo_edge_train.data.images import each_pixels
 from logo_edge_train.data.manifest import LogoRow, Manifest
 from logo_edge_train.data.outliers import Family, draw_pictures
 from logo_edge_train.runs import Run
@@ -46,7 +45,7 @@ def _save(rows: list[LogoRow], manifest: Manifest, contract: InputContract, path
     shape = (len(rows), contract.size_px, contract.size_px, contract.channels)
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-        for pixels in each_image(manifest, rows, partial(preprocess, contract=contract)):
+        for pixels in each_pixels(rows, manifest, contract):
             file.write(pixels.tobytes())
 
 

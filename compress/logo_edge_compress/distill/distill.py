@@ -51,7 +51,6 @@ from logo_edge_train.models import LogoNetwork, has_imagenet_weights, is_sized
 from logo_edge_train.organize.kinds import spare_classes
 from logo_edge_train.parallel import count_cores
 from logo_edge_train.recipe import DistillConfig
-from logo_edge_train.resources import return_memory
 from logo_edge_train.review.frozen_features import Features
 from logo_edge_train.review.panel import panel_probabilities
 from logo_edge_train.runs import Run, write_json
@@ -254,7 +253,6 @@ def fit_to_teachers(
         )
     finally:
         torch.set_num_threads(threads)
-    return_memory()
     if config.feature_weight:
         del learned[0].match  # only the loss uses it
     return learned

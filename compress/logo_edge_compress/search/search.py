@@ -50,7 +50,7 @@ from logo_edge_train.organize.splits import split_by_group
 from logo_edge_train.parallel import count_cores
 from logo_edge_train.recipe import Recipe, SearchConfig
 from logo_edge_train.recipe_io import recipe_to_toml
-from logo_edge_train.resources import keep_memory
+from logo_edge_train.resources import keeping_memory
 from logo_edge_train.runs import write_json, write_text
 from logo_edge_train.state import load_modules, read_metadata, save_modules
 
@@ -221,7 +221,6 @@ def _run_epochs(
         )
         val = LogoDataset(manifest, val_rows, manifest.classes, contract=options["contract"])
     torch.manual_seed(seed)
-    keep_memory()
     supernet = Supernet(config, len(manifest.classes)).to(device, memory_format=torch.channels_last)
     optimizers = {
         "weights": torch.optim.AdamW(
@@ -235,34 +234,35 @@ def _run_epochs(
     if history:
         report({"kind": "resume", "name": name, "epochs": config.epochs, "steps": steps, "history": history})
     learner = _Learner(supernet, optimizers, costs, recipe, device)
-    for epoch in range(len(history), config.epochs):
-        if history and history[-1]["stable_epochs"] >= config.patience:
-            break
-        torch.manual_seed(seed * 1_000_003 + epoch)  # which backbones are drawn, the same after a resume
-        start, sums = time.perf_counter(), {}
-        batches = (_batches(half, batch_size, steps, epoch, seed, device) for half in (fitting, held_out))
-        supernet.train()
-        for step, (batch, held_out_batch) in enumerate(zip(*batches, strict=True)):
-            losses = learner.take_step(batch, held_out_batch, epoch, epoch + step / steps)
-            for key, value in losses.items():
-                sums[key] = sums.get(key, 0.0) + value / steps
-            pace = {
-                "images_per_s": round((step + 1) * batch_size / (time.perf_counter() - start), 1),
-                "learning_rate": optimizers["weights"].param_groups[0]["lr"],
-            }
-            position = {"epoch": epoch + 1, "epochs": config.epochs, "step": step + 1, "steps": steps}
-            report({"kind": "step", "name": name, **position, "losses": list(losses), **losses, **pace})
-        record = {**sums, "epoch": epoch + 1, **_describe_shares(supernet, costs, config, history), **pace}
-        logits = predict_logits(supernet, val, device)
-        record |= short_metrics(logits, val.hard_targets, val.sure)
-        record |= confidence_metrics(logits, val.hard_targets, val.classes)
-        record["seconds"] = round(time.perf_counter() - start, 2)
-        history.append(record)
-        parts = {"history": history, "identity": asdict(identity), "table": asdict(table)}
-        metadata = {name: json.dumps(part) for name, part in parts.items()}
-        save_modules(state, {"network": supernet}, optimizers, metadata)
-        last = epoch + 1 if record["stable_epochs"] >= config.patience else config.epochs
-        report({"kind": "epoch", "name": name, "epochs": last, "losses": list(sums), **record})
+    with keeping_memory():
+        for epoch in range(len(history), config.epochs):
+            if history and history[-1]["stable_epochs"] >= config.patience:
+                break
+            torch.manual_seed(seed * 1_000_003 + epoch)  # which backbones are drawn, the same after a resume
+            start, sums = time.perf_counter(), {}
+            batches = (_batches(half, batch_size, steps, epoch, seed, device) for half in (fitting, held_out))
+            supernet.train()
+            for step, (batch, held_out_batch) in enumerate(zip(*batches, strict=True)):
+                losses = learner.take_step(batch, held_out_batch, epoch, epoch + step / steps)
+                for key, value in losses.items():
+                    sums[key] = sums.get(key, 0.0) + value / steps
+                pace = {
+                    "images_per_s": round((step + 1) * batch_size / (time.perf_counter() - start), 1),
+                    "learning_rate": optimizers["weights"].param_groups[0]["lr"],
+                }
+                position = {"epoch": epoch + 1, "epochs": config.epochs, "step": step + 1, "steps": steps}
+                report({"kind": "step", "name": name, **position, "losses": list(losses), **losses, **pace})
+            record = {**sums, "epoch": epoch + 1, **_describe_shares(supernet, costs, config, history), **pace}
+            logits = predict_logits(supernet, val, device)
+            record |= short_metrics(logits, val.hard_targets, val.sure)
+            record |= confidence_metrics(logits, val.hard_targets, val.classes)
+            record["seconds"] = round(time.perf_counter() - start, 2)
+            history.append(record)
+            parts = {"history": history, "identity": asdict(identity), "table": asdict(table)}
+            metadata = {name: json.dumps(part) for name, part in parts.items()}
+            save_modules(state, {"network": supernet}, optimizers, metadata)
+            last = epoch + 1 if record["stable_epochs"] >= config.patience else config.epochs
+            report({"kind": "epoch", "name": name, "epochs": last, "losses": list(sums), **record})
     return history
 
 

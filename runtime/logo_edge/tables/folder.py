@@ -16,6 +16,7 @@ from itertools import islice
 
 from logo_edge.classifier import Classifier
 from logo_edge.errors import ImageError
+from logo_edge.pace import Pace, clock
 from logo_edge.results import Classification
 from logo_edge.tables.journal import ENROLLED, MULTI_LABEL, Journal
 from logo_edge.tables.writers import record_of
@@ -79,19 +80,19 @@ class Progress:
         self.total, self.start_s = total, time.monotonic()
         self.live = sys.stderr.isatty()
         self.every_s = 0.2 if self.live else 60.0
-        self.shown_s = self.start_s
+        self.shown_s, self.pace = self.start_s, Pace()
         if resumed:
             print(f"goes on after {resumed:,} of {total:,} images", file=sys.stderr)
 
     def show(self, journal: Journal) -> None:
         now = time.monotonic()
+        self.pace.see(journal.rows, now)
         if now - self.shown_s < self.every_s and journal.rows < self.total:
             return
         self.shown_s = now
         rate = journal.added / max(now - self.start_s, 1e-9)
-        left_s = round(max(self.total - journal.rows, 0) / rate) if rate else 0
-        left = f"{left_s // 3600}:{left_s // 60 % 60:02}:{left_s % 60:02} left"
-        line = f"{journal.rows:,} of {self.total:,} images, {rate:,.0f}/s, {left}"
+        left_s = self.pace.left_s(self.total, now) if journal.rows < self.total else 0
+        line = f"{journal.rows:,} of {self.total:,} images, {rate:,.0f}/s, {clock(left_s)} left"
         line += f", {journal.failed:,} failed" if journal.failed else ""
         print(f"\r{line:<78}" if self.live else line, end="" if self.live else "\n", file=sys.stderr, flush=True)
 

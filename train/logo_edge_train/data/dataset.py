@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,11 +12,14 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from logo_edge.errors import DatasetError
-from logo_edge.preprocess import InputContract, preprocess
+from logo_edge.images.load import load_reduced
+from logo_edge.preprocess import CROP, InputContract, preprocess
 from logo_edge_train.data.augment import INTENSITIES, Intensity, Mixing, make_augmentation, mix_pair, weaken
-from logo_edge_train.data.images import KEPT_SCALE, StoredImages, each_image, longer_side, shrink
+from logo_edge_train.data.images import KEPT_SCALE, StoredImages, each_image, longer_side, shrink, stored_pixels
 from logo_edge_train.data.manifest import NOT_A_LOGO, LogoRow, Manifest, targets_of
 from logo_edge_train.recipe import AugmentConfig
+
+SPARE_SCALE = 2  # least sides at which JPEGs are decoded for views, in sizes that are kept: these are scaled down again
 
 
 class LogoDataset(Dataset):
@@ -79,8 +83,12 @@ class LogoDataset(Dataset):
         def keep(image: Image.Image) -> Image.Image:
             return shrink(image, longer_side(image.size, kept_px, contract))
 
-        self.images = StoredImages(
-            each_image(manifest, rows, keep if augment else partial(preprocess, contract=contract))
+        least_px = SPARE_SCALE * kept_px
+        load = partial(load_for_views, least_px=least_px, least_shorter_px=least_px if contract.fit == CROP else 1)
+        self.images = (
+            StoredImages(each_image(manifest, rows, keep, load=load))
+            if augment
+            else stored_pixels(rows, manifest, contract)
         )
 
     def __len__(self) -> int:
@@ -126,6 +134,15 @@ class LogoDataset(Dataset):
     @property
     def sure(self) -> np.ndarray:
         return np.array([row.sure for row in self.rows], bool)
+
+
+def load_for_views(path: Path, *, least_px: int, least_shorter_px: int) -> Image.Image:
+    """The image of a file; a JPEG at the smallest scale, of 1/2, 1/4 and 1/8, with at least these sides in pixels.
+
+    So a photograph is decoded in a part of the time, and is never in memory at full size.
+    """
+    decoded, _ = load_reduced(path, least_px, least_shorter_px=least_shorter_px)
+    return Image.fromarray(decoded) if isinstance(decoded, np.ndarray) else decoded
 
 
 def soft_label(row: LogoRow, classes: tuple[str, ...], use_votes: bool) -> np.ndarray:

@@ -21,7 +21,7 @@ from PIL import Image
 
 from logo_edge.cache import cache_folder
 from logo_edge.errors import DatasetError
-from logo_edge.images.load import load_image
+from logo_edge.images.load import load_image, load_reduced
 from logo_edge.preprocess import CROP, InputContract, letterboxed_size, preprocess
 from logo_edge_train.data.manifest import LogoRow, Manifest
 from logo_edge_train.parallel import count_cores
@@ -60,14 +60,21 @@ def telling_reads(report: Callable[[dict], None], name: str, total: int) -> Iter
         report({"kind": "stage", "name": name, "done": done, "total": done})
 
 
-def each_image(manifest: Manifest, rows: list[LogoRow], function: Callable[[Image.Image], Read]) -> Iterator[Read]:
+def each_image(
+    manifest: Manifest,
+    rows: list[LogoRow],
+    function: Callable[[Image.Image], Read],
+    *,
+    load: Callable[[Path], Image.Image | np.ndarray] | None = None,
+) -> Iterator[Read]:
     """Yields `function` of each row's image, in order; at most READERS decoded images are in memory at a time.
 
-    Raises DatasetError if images are missing, ImageError if one cannot be read.
+    `load` reads a file; None: `load_image`. Raises DatasetError if images are missing, ImageError if one cannot be
+    read.
     """
-    paths, tell = manifest.image_paths(rows), _tell.get()
+    paths, tell, load = manifest.image_paths(rows), _tell.get(), load or load_image
     with ThreadPoolExecutor(min(READERS, count_cores())) as pool:
-        jobs = (pool.submit(lambda path: function(load_image(path)), path) for path in paths)
+        jobs = (pool.submit(lambda path: function(load(path)), path) for path in paths)
         ahead = deque(islice(jobs, READERS))  # no further: a slow caller must not fill the memory
         for _ in paths:
             result = ahead.popleft().result()
@@ -81,14 +88,21 @@ def map_images(manifest: Manifest, rows: list[LogoRow], function: Callable[[Imag
     return list(each_image(manifest, rows, function))
 
 
+def each_pixels(rows: list[LogoRow], manifest: Manifest, contract: InputContract) -> Iterator[np.ndarray]:
+    """Yields (S, S, channels) uint8 of each row, preprocessed as in the runtime: without a copy as a PIL image."""
+    return each_image(
+        manifest, rows, partial(preprocess, contract=contract), load=lambda path: load_reduced(path, None)[0]
+    )
+
+
 def pixels_of(rows: list[LogoRow], manifest: Manifest, contract: InputContract) -> np.ndarray:
     """(N, S, S, channels) uint8: the rows' images, preprocessed as in the runtime."""
-    return np.stack(map_images(manifest, rows, partial(preprocess, contract=contract)))
+    return np.stack(list(each_pixels(rows, manifest, contract)))
 
 
 def stored_pixels(rows: list[LogoRow], manifest: Manifest, contract: InputContract) -> StoredImages:
     """`pixels_of` any number of rows; slices are arrays."""
-    return StoredImages(each_image(manifest, rows, partial(preprocess, contract=contract)))
+    return StoredImages(each_pixels(rows, manifest, contract))
 
 
 class StoredImages(Sequence):

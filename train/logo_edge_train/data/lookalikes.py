@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from contextlib import suppress
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -16,8 +15,8 @@ import numpy as np
 
 from logo_edge.cache import cache_folder
 from logo_edge.files import json_text, write_file
-from logo_edge.preprocess import InputContract, preprocess
-from logo_edge_train.data.images import each_image
+from logo_edge.preprocess import InputContract
+from logo_edge_train.data.images import each_pixels
 from logo_edge_train.data.manifest import FILES, NOT_A_LOGO, LogoRow, Manifest
 from logo_edge_train.keys import artifact_key, file_hash, versions
 
@@ -59,9 +58,7 @@ def nearest_correlations(manifest: Manifest, rows: list[LogoRow], held_out: list
     known = _read_correlations(path)
     missing = {digest: row for digest, row in zip(learned, rows, strict=True) if digest not in known}
     if missing:
-        images = each_image(
-            manifest, [*held_out, *missing.values()], partial(preprocess, contract=InputContract(THUMBNAIL_PX))
-        )
+        images = each_pixels([*held_out, *missing.values()], manifest, InputContract(THUMBNAIL_PX))
         others = thumbnails(islice(images, len(held_out))).T
         blocks = (min(BLOCK, len(missing) - at) for at in range(0, len(missing), BLOCK))
         highest = np.concatenate([(thumbnails(islice(images, count)) @ others).max(1) for count in blocks])
