@@ -18,6 +18,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from PIL import Image
 from logo_edge import Classifier, LogoEdgeError, files
 from logo_edge.bundle.calibration import Conformal
 from logo_edge.exits import SYSTEM
+from logo_edge.tables import folder as folder_module
 from logo_edge.tables.find import find_images, source_folders
 from logo_edge.tables.folder import classify_folder, describe_settings
 from logo_edge.tables.journal import FOLDERS, Journal
@@ -556,3 +558,16 @@ def test_a_folder_that_cannot_be_read_fails_by_name(bundle, tmp_path, monkeypatc
 def test_circular_links_are_followed_once(logos):
     (logos / "0" / "loop").symlink_to(logos)
     assert len(list(find_images([str(logos)]))) == 60
+
+
+def test_the_time_left_for_a_folder_is_by_the_recent_pace(monkeypatch, capsys):
+    now_s = [0.0]
+    monkeypatch.setattr(folder_module, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
+    progress = folder_module.Progress(4000)
+    for rows in range(1, 3501):
+        now_s[0] += 0.5 if rows <= 2000 else 2.0
+        progress.show(SimpleNamespace(rows=rows, added=rows, failed=0))
+    *_, line = capsys.readouterr().err.splitlines()
+    assert line.startswith("3,480 of 4,000 images, 1/s, 0:17:")
+    progress.show(SimpleNamespace(rows=4000, added=4000, failed=0))
+    assert "0:00:00 left" in capsys.readouterr().err
