@@ -177,6 +177,8 @@ def test_a_person_can_read_and_filter_it(browser, tmp_path, width, scheme):
         assert page.locator(".card:visible").count() == count, choice
     page.keyboard.press("ArrowLeft")
     assert page.locator(".card:visible").count() == 9, "keys choose too"
+    for image in page.locator(".card img").all():
+        image.scroll_into_view_if_needed()  # pictures far below are loaded when they come near
     page.wait_for_function("[...document.images].every((image) => image.naturalWidth === 240)")
     assert said == []
     page.close()
