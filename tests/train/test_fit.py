@@ -298,7 +298,7 @@ def test_how_busy_the_gpu_is_is_told_where_it_can_be_and_stops_nothing_where_not
     assert resources.gpu_utilisation(torch.device("cuda")) == []
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="not on this system")
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
 def test_after_a_fit_an_array_that_is_freed_is_memory_of_the_system_again(logos, tmp_path):
     def resident_mb() -> float:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 1e6
