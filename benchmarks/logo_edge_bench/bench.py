@@ -290,12 +290,12 @@ def _without_milliseconds(row: dict) -> dict:
     return {key: value for key, value in row.items() if key not in ("latency", "load_s")} | {"noise": noise}
 
 
-def _summarize(logits: np.ndarray, images: Images) -> dict:
-    """`metrics.summarize` and the worst class of (N, K) logits as they are; empty of images without labels."""
+def _summarize(logits: np.ndarray, images: Images, temperature: float = 1.0) -> dict:
+    """`metrics.summarize` and the worst class of (N, K) logits; empty of images without labels."""
     if not images.rows:
         return {}
     sure = np.array([row.sure for row in images.rows], bool)
-    accuracy = summarize(logits, targets_of(images.rows, images.labels), sure, 1.0, images.labels)
+    accuracy = summarize(logits, targets_of(images.rows, images.labels), sure, temperature, images.labels)
     label, recall = min(accuracy["recall"].items(), key=lambda item: item[1]["value"])
     return {"accuracy": accuracy, "worst_class": {"label": label, **recall}}
 
@@ -303,8 +303,7 @@ def _summarize(logits: np.ndarray, images: Images) -> dict:
 def _calibrate(logits: np.ndarray, images: Images, calib_logits: np.ndarray, calib: Images) -> dict:
     """The temperature fitted on calib, as a bundle's is, and the calibration error of (N, K) logits at it."""
     temperature = fit_temperature(calib_logits, targets_of(calib.rows, calib.labels))
-    sure = np.array([row.sure for row in images.rows], bool)
-    figures = summarize(logits, targets_of(images.rows, images.labels), sure, temperature, images.labels)
+    figures = _summarize(logits, images, temperature)["accuracy"]
     return {"temperature": temperature, "ece": figures["ece"], "ece_debiased": figures["ece_debiased"]}
 
 

@@ -19,14 +19,14 @@ from logo_edge_compress.timing import Cost
 def compressed_shapes(tmp_path_factory) -> Path:
     """The folder of `make_shapes`, made once, also for several workers of pytest-xdist. Tests change copies of it."""
     base = tmp_path_factory.getbasetemp()
-    made = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "compressed_shapes"
-    with changing(made), pytest.MonkeyPatch.context() as patch:
-        if not (made / "complete").exists():  # not renamed when complete: the run holds the path of its manifest
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "compressed_shapes"
+    with changing(folder), pytest.MonkeyPatch.context() as patch:
+        if not (folder / "complete").exists():  # not renamed when complete: the run holds the path of its manifest
             patch.setattr(timing, "ROUND_S", 0.02)
-            shutil.rmtree(made, ignore_errors=True)
-            make_shapes(made)
-            (made / "complete").touch()
-    return made
+            shutil.rmtree(folder, ignore_errors=True)
+            make_shapes(folder)
+            (folder / "complete").touch()
+    return folder
 
 
 @pytest.fixture

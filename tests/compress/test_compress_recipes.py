@@ -250,9 +250,9 @@ def test_the_graph_beside_an_artifact_counts_for_the_size_limit(tmp_path):
     sizes = {"student-int8-minmax.onnx": 600_000, "student-int8-ncnn.param": 1_000, "student-int8-ncnn.bin": 500_000}
     for name, size_bytes in sizes.items():
         (tmp_path / name).write_bytes(bytes(size_bytes))
-    made = {"int8-minmax": list(sizes)[:1], "int8-ncnn": list(sizes)[1:]}
+    files_of = {"int8-minmax": list(sizes)[:1], "int8-ncnn": list(sizes)[1:]}
     measured = []
-    for name, files in made.items():
+    for name, files in files_of.items():
         backend, record = ("ncnn", {"parent": "student-int8-minmax.onnx"}) if "ncnn" in name else ("onnxruntime", {})
         files = dict.fromkeys(files, "")
         one = Candidate("small@96", name, "int8", backend, tmp_path, "made", files=files, record=record)

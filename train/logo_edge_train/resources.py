@@ -36,8 +36,9 @@ def keeping_memory() -> Iterator[None]:
 
 
 def _set_options(library: ctypes.CDLL | None, values: tuple[int, int, int]) -> None:
-    for option, value in zip((M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD), values, strict=True) if library else ():
-        library.mallopt(option, value)
+    if library:
+        for option, value in zip((M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD), values, strict=True):
+            library.mallopt(option, value)
 
 
 def _glibc() -> ctypes.CDLL | None:

@@ -170,7 +170,7 @@ def _softmax(writer: Writer, node: onnx.NodeProto, attributes: dict) -> None:
 
 
 def _quantize(writer: Writer, node: onnx.NodeProto, attributes: dict) -> None:
-    """The integers of a tensor: those that its operator has given, or its float values quantized."""
+    """The integers of a tensor. Some operators give them; else the float values are quantized."""
     (name, *_), (quantized,) = node.input, node.output
     if name in writer.integers:
         writer.integers[quantized], writer.grids[quantized] = writer.integers[name], writer.grids[name]

@@ -36,7 +36,7 @@ VERSIONS = {  # (float, int8) where an operator's version is not 1 for both
 
 
 class Writer:
-    """One graph on its way into the flatbuffer; `nodes` are those that the outputs need.
+    """One graph that is written into the flatbuffer. `nodes` holds only the nodes that the outputs need.
 
     A tensor of the ONNX graph exists as float, as integers, or both: `floats` and `integers` hold their indices by
     ONNX name.

@@ -77,7 +77,7 @@ def _read_correlations(path: Path) -> dict[str, float]:
 
 
 def leave_out(manifest: Manifest, rows: list[LogoRow]) -> tuple[set[LogoRow], set[LogoRow]]:
-    """The look-alikes of held-out images that training on `rows` must leave out, and those that stay.
+    """Look-alikes of held-out images among `rows`: those that training must leave out, then those that it may keep.
 
     The user's own labelled images stay, since the user decided on their split; reports count them.
     """
