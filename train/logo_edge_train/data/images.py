@@ -65,13 +65,14 @@ def each_image(
     rows: list[LogoRow],
     function: Callable[[Image.Image], Read],
     *,
-    load: Callable[[Path], Image.Image | np.ndarray] = load_image,
+    load: Callable[[Path], Image.Image | np.ndarray] | None = None,
 ) -> Iterator[Read]:
     """Yields `function` of each row's image, in order; at most READERS decoded images are in memory at a time.
 
-    `load` reads a file. Raises DatasetError if images are missing, ImageError if one cannot be read.
+    `load` reads a file; None: `load_image`. Raises DatasetError if images are missing, ImageError if one cannot be
+    read.
     """
-    paths, tell = manifest.image_paths(rows), _tell.get()
+    paths, tell, load = manifest.image_paths(rows), _tell.get(), load or load_image
     with ThreadPoolExecutor(min(READERS, count_cores())) as pool:
         jobs = (pool.submit(lambda path: function(load(path)), path) for path in paths)
         ahead = deque(islice(jobs, READERS))  # no further: a slow caller must not fill the memory
