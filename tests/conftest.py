@@ -21,7 +21,14 @@ from logo_edge.likeness.space import SPACE, fit_space, write_space
 from logo_edge.preprocess import InputContract
 
 LABELS = ("red", "green", "blue")  # three, and not the project's four: nothing may assume four
-ROOT_LEVEL = logging.getLogger().level
+HEARD = {  # how loggers stand while all warnings are heard: see `heard_loggers`
+    "level of the root logger": logging.WARNING,
+    "level of all loggers": logging.NOTSET,
+    "level of pytest's handler": logging.NOTSET,
+    "level of logo_edge": logging.NOTSET,
+    "disabled": (False, False, False),
+    "filters": [],
+}
 GAIN = 6.0  # logit of a class whose channel is full
 
 
@@ -178,18 +185,33 @@ def findings(tmp_path_factory, monkeypatch) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def heard_loggers(monkeypatch, request):
-    """MLflow disables the loggers that it does not know, and OpenVINO raises the root logger's level where it refuses a
-    graph: other tests then wait for a warning in vain. Who leaves another level behind, also by a fixture of its file,
-    is named in the summary of warnings.
+def heard_loggers(request):
+    """A library that silences the loggers (OpenVINO raises the root logger's level where it refuses a graph) would let
+    other tests wait for a warning in vain: all that can silence them is put back before and after each test, and who
+    left it behind, also a fixture of its file, is named in the summary of warnings.
     """
-    monkeypatch.setattr(logging.getLogger("logo_edge"), "disabled", False)
-    root = logging.getLogger()
+    root, logger = logging.getLogger(), logging.getLogger("logo_edge")
+    captured = request.config.pluginmanager.get_plugin("logging-plugin").caplog_handler
+
+    def silencers() -> dict[str, object]:
+        return {
+            "level of the root logger": root.level,
+            "level of all loggers": root.manager.disable,
+            "level of pytest's handler": captured.level,
+            "level of logo_edge": logger.level,
+            "disabled": (root.disabled, logger.disabled, not logger.propagate),
+            "filters": [*root.filters, *logger.filters, *captured.filters],
+        }
 
     def put_back(where: str) -> None:
-        if root.level != ROOT_LEVEL:
-            warnings.warn(f"{request.node.nodeid} {where} left the root logger at level {root.level}", stacklevel=1)
-            root.setLevel(ROOT_LEVEL)
+        if (found := silencers()) != HEARD:
+            warnings.warn(f"{request.node.nodeid} {where} left loggers silenced: {found}", stacklevel=1)
+        logging.disable(logging.NOTSET)  # this and each level also drop what loggers remember of whom they hear
+        for each, level in ((root, logging.WARNING), (logger, logging.NOTSET), (captured, logging.NOTSET)):
+            each.setLevel(level)
+            each.filters.clear()
+        for each in (root, logger):
+            each.disabled, each.propagate = False, True
 
     put_back("or its file's fixtures")
     yield
