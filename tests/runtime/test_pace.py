@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import pytest
 
-from logo_edge.pace import Pace, clock
+from logo_edge.pace import APART_S, MOST_S, Pace, clock
 
 
 def promises(ends: list[float], total: int, every_s: float = 0.25) -> dict[float, int | None]:
@@ -47,8 +49,23 @@ def test_an_item_that_lasts_lowers_the_pace_and_the_last_one_never_promises_an_e
     for item in range(51):
         pace.see(item, float(item))
     assert pace.left_s(60, 50.5) == 10
-    assert pace.left_s(60, 80.0) > 20
+    assert pace.left_s(60, 80.0) == 38, "9 are left after the current one, with which the latest 9 take 38 s"
     assert pace.left_s(51, 80.0) == 1
+
+
+def test_the_last_seconds_are_not_promised_by_the_latest_item_alone():
+    ends = list(accumulate([0.5, 0.5, 0.5, 0.5, 2.0, 2.0, 2.0, 2.0] * 12))
+    promised = {now_s: left for now_s, left in promises(ends, 96).items() if now_s > ends[-1] - 10}
+    assert len(promised) > 30
+    assert all(abs(now_s + left - ends[-1]) <= 4 for now_s, left in promised.items())
+
+
+def test_few_counts_are_kept_of_many_quick_items():
+    pace = Pace()
+    for item in range(100_000):
+        pace.see(item, item / 100)
+    assert 2 <= len(pace.rises) <= MOST_S / APART_S + 2
+    assert abs(pace.left_s(110_000, 999.99) - 100) <= 1
 
 
 def test_a_count_that_falls_begins_again():

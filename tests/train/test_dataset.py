@@ -71,9 +71,27 @@ def test_no_more_images_than_readers_are_in_memory_at_full_size(tmp_path, monkey
         assert max(np.asarray(image).size for image in images) <= (32 * images_module.KEPT_SCALE) ** 2 * 4
 
 
-@pytest.mark.parametrize("fit", ["letterbox", "crop"])
+def test_images_are_read_no_further_ahead_than_readers(tmp_path, monkeypatch):
+    rows = [LogoRow(FILES, "", f"{index}.png", f"{index}", "a") for index in range(40)]
+    for row in rows:
+        Image.new("RGB", (9, 9)).save(tmp_path / row.icon)
+    read = []
+    reading = images_module.each_image(Manifest(tuple(rows), tmp_path), rows, read.append)
+    next(reading)
+    reading.close()
+    assert 1 <= len(read) <= images_module.READERS + 1
+
+
+@pytest.mark.parametrize(
+    ("fit", "size_px", "decoded_shape", "kept_size"),
+    [
+        ("letterbox", 64, (150, 200, 3), (96, 72)),
+        ("letterbox", 72, (300, 400, 3), (108, 81)),  # of (150, 200) the views would hold too little detail
+        ("crop", 52, (300, 400, 3), (104, 78)),  # the shorter side of (150, 200) is too short
+    ],
+)
 def test_a_photograph_is_decoded_for_views_at_a_reduced_scale_that_changes_them_by_less_than_a_level(
-    tmp_path, monkeypatch, fit
+    tmp_path, monkeypatch, fit, size_px, decoded_shape, kept_size
 ):
     small = np.random.default_rng(0).integers(0, 256, (9, 12, 3)).astype(np.uint8)
     photograph = Image.fromarray(small).resize((1600, 1200), Image.Resampling.BICUBIC)
@@ -88,11 +106,11 @@ def test_a_photograph_is_decoded_for_views_at_a_reduced_scale_that_changes_them_
         return pixels, covered
 
     monkeypatch.setattr(dataset_module, "load_reduced", recorded)
-    contract = InputContract(48 if fit == "crop" else 64, fit=fit)
+    contract = InputContract(size_px, fit=fit)
     images = LogoDataset(manifest, rows, ("a", "b"), contract=contract, augment=AugmentConfig()).images
-    assert decoded == [(150, 200, 3)] * 2
-    kept = images_module.shrink(photograph, 96)
-    assert [image.size for image in images] == [kept.size] * 2 == [(96, 72)] * 2
+    assert decoded == [decoded_shape] * 2
+    kept = images_module.shrink(photograph, max(kept_size))
+    assert [image.size for image in images] == [kept.size] * 2 == [kept_size] * 2
     assert np.abs(np.asarray(images[0]).astype(int) - np.asarray(kept)).mean() < 1
 
 

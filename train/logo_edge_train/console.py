@@ -43,7 +43,6 @@ class TimeLeftColumn(ProgressColumn):
         if task.finished:
             return Text(clock(0), style="progress.remaining")
         if task.total is None:  # what it counts is not known yet
-            self.paces.pop(task.id, None)
             return Text(clock(None), style="progress.remaining")
         pace = self.paces.setdefault(task.id, Pace())
         pace.see(task.completed, task.get_time())
