@@ -16,6 +16,7 @@ from logo_edge.images.load import load_image
 from logo_edge.likeness.space import SPACE, fit_space, write_space
 from logo_edge.preprocess import preprocess
 from logo_edge_compress.onnx.graph import LOGITS, PIXELS, add_embedding, save_model
+from logo_edge_train.data.images import each_pixels
 from logo_edge_train.data.manifest import Manifest
 
 SAMPLES = Path(logo_edge.__file__).parent / "samples"
@@ -41,11 +42,7 @@ def embed_bundle(bundle: Bundle, model: Path, work: Path, manifest: Manifest) ->
             "expected no difference. It is not packed; report it"
         )
     embeddings = [
-        _outputs(
-            path,
-            (preprocess(load_image(manifest.image_path(row)), bundle.input) for row in manifest.split(split)),
-            EMBEDDING,
-        )
+        _outputs(path, each_pixels(manifest.split(split), manifest, bundle.input), EMBEDDING)
         for split in ("train", "calib")
     ]
     write_space(fit_space(*embeddings), work / SPACE)
