@@ -147,8 +147,8 @@ def compress(
             continue
         choice_record |= packed_record | {"provenance": provenance([bundles[target]])}
         say(f"packed {outs[target]}")
-    for target in [target for target in ("cpu", *targets) if target in bundles and target != "server"][:1]:
-        write_json(folder / "report.json", record["targets"][target])  # read by `logo-edge export RUN`
+    if exported := next((target for target in ("cpu", *targets) if target in bundles and target != "server"), None):
+        write_json(folder / "report.json", record["targets"][exported])  # read by `logo-edge export RUN`
     write_json(folder / REPORT, record)
     if not bundles:
         reasons = [f"{target}: {choice_record['sentence']}" for target, choice_record in record["targets"].items()]
@@ -172,8 +172,8 @@ def _make_all(
         missing = partial(Candidate, text, "student", "fp32", "torch", folder)
         watched = budget.watch(work.report)
         try:
-            inputs, log = (work.run, work.manifest, recipe.distill, student, folder, device), folder / "distill.log"
-            call_in_subprocess(_distill, inputs, log, report=watched, fresh=device.type == "cuda")
+            arguments, log = (work.run, work.manifest, recipe.distill, student, folder, device), folder / "distill.log"
+            call_in_subprocess(_distill, arguments, log, report=watched, fresh=device.type == "cuda")
         except OutOfTimeError as error:
             candidates.append(missing("not tried", f"{error}; it is not distilled"))
             work.say(f"{text}: {error}; run the same command again to go on")
