@@ -186,9 +186,9 @@ def findings(tmp_path_factory, monkeypatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def heard_loggers(request):
-    """A library that silences the loggers (OpenVINO raises the root logger's level where it refuses a graph) would let
-    other tests wait for a warning in vain: all that can silence them is put back before and after each test, and who
-    left it behind, also a fixture of its file, is named in the summary of warnings.
+    """A library that silences the loggers would let other tests wait for a warning in vain: OpenVINO raises the root
+    logger's level where it refuses a graph, NNCF that of pytest's handler. All that can silence them is put back before
+    and after each test, and who left it behind, also a fixture of its file, is named in the summary of warnings.
     """
     root, logger = logging.getLogger(), logging.getLogger("logo_edge")
     captured = request.config.pluginmanager.get_plugin("logging-plugin").caplog_handler

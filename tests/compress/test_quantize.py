@@ -202,6 +202,16 @@ def test_nncf_s_int8_says_the_same_and_its_restore_keeps_to_its_time(cnn, tmp_pa
     assert held
 
 
+def test_a_handler_of_others_at_nncf_s_logger_hears_as_before(cnn, tmp_path):
+    handler, logger = logging.NullHandler(), logging.getLogger("nncf")
+    logger.addHandler(handler)
+    try:
+        quantize_with_nncf(cnn[0], PIXELS, SIZE, tmp_path / "nncf.onnx", reduce_range=True)
+    finally:
+        logger.removeHandler(handler)
+    assert handler.level == logging.NOTSET
+
+
 def test_what_other_loggers_say_after_quantization_is_heard(caplog):
     with quiet_quantizer():
         logging.getLogger().warning("a default of the quantizer")

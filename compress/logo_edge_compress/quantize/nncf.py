@@ -152,5 +152,5 @@ def _import_nncf() -> ModuleType:
         import nncf.quantization.advanced_parameters
     except ImportError as error:
         raise MissingExtraError("compress", "nncf") from error
-    nncf.set_log_level(logging.ERROR)
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # set_log_level also changes its handlers, which may be others'
     return nncf
