@@ -77,7 +77,7 @@ def _read_correlations(path: Path) -> dict[str, float]:
 
 
 def leave_out(manifest: Manifest, rows: list[LogoRow]) -> tuple[set[LogoRow], set[LogoRow]]:
-    """Look-alikes of held-out images among `rows`: those that training must leave out, then those that it may keep.
+    """The `rows` that look like held-out images, in two sets: training must leave out the first and may use the second.
 
     The user's own labelled images stay, since the user decided on their split; reports count them.
     """
