@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hostile_tree import HostileTree, build_hostile_tree
+from order import slowest_first
 from pictures import marked
 
 from logo_edge.bundle.calibration import Calibration, Mode
@@ -140,8 +141,13 @@ def write_bundle(
     return folder
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks tests of the whole system, and those with a browser, as `network`: they fetch what they need once."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks tests of the whole system, and those with a browser, as `network`: they fetch what they need once.
+
+    The slowest files come first, unless the order is random.
+    """
+    if not config.getoption("randomly_reorganize", False):
+        slowest_first(items)
     system = Path(__file__).with_name("system")
     for item in items:
         if item.path.is_relative_to(system) or "browser" in getattr(item, "fixturenames", ()):

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from logo_edge_bench.experiments import own_data, own_images, own_tables, walkth
 from logo_edge_bench.experiments.own_data import Picture, assign, colours_of, make_data, meaning_of, take
 from logo_edge_bench.experiments.own_images import OURS, TIMM, ULTRALYTICS, figures, plan, score, timed
 from logo_edge_train.data.manifest import FILES, SPLITS, LogoRow, read_manifest, write_manifest
+
+TINY = Path(__file__).parents[1] / "tiny.toml"
 
 
 def stripes(*colours: str) -> Image.Image:
@@ -159,25 +162,20 @@ def test_a_long_output_is_shortened_in_the_walk():
     assert text.endswith("line 99\n```")
 
 
-@pytest.fixture
-def few_pages(monkeypatch):
-    """Of each kind as many pages as a limit of 20 takes: all are drawn before the next kind is."""
-    monkeypatch.setattr(own_data, "PAGES_OF_A_CLASS", 20)
-
-
 @pytest.mark.slow
 @pytest.mark.network
 @pytest.mark.parametrize("name", own_data.DATA_SETS)
-def test_a_data_set_is_the_same_every_time(name, tmp_path, few_pages):
-    sources = [make_data(name, tmp_path / copy, 6) for copy in "ab"]
+def test_a_data_set_is_the_same_every_time(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(own_data, "PAGES_OF_A_CLASS", 3)  # all of a kind are drawn before the next kind is
+    sources = [make_data(name, tmp_path / copy, 3) for copy in "ab"]
     files = [sorted((tmp_path / copy / name).rglob("*.png")) for copy in "ab"]
-    assert len(files[0]) == 24
+    assert len(files[0]) == 12
     assert [path.relative_to(tmp_path / "a") for path in files[0]] == [
         path.relative_to(tmp_path / "b") for path in files[1]
     ]
     assert all(one.read_bytes() == other.read_bytes() for one, other in zip(*files, strict=True))
     written = files[0][0].stat().st_mtime_ns
-    assert make_data(name, tmp_path / "a", 6) == sources[0]
+    assert make_data(name, tmp_path / "a", 3) == sources[0]
     assert files[0][0].stat().st_mtime_ns == written, "not written again"
 
 
@@ -193,10 +191,11 @@ def test_ultralytics_is_not_measured_where_an_image_has_several_labels(tmp_path,
 
 @pytest.mark.slow
 @pytest.mark.network
-def test_the_whole_comparison_in_small_resumes_and_is_walked_through(tmp_path, few_pages):
+def test_the_whole_comparison_in_small_resumes_and_is_walked_through(tmp_path, monkeypatch):
+    monkeypatch.setattr(own_data, "PAGES_OF_A_CLASS", 20)  # of each kind, all of which are drawn
     out, settings = (
         tmp_path / "own_images.json",
-        {"work": tmp_path / "own", "limit": 20, "epochs": 1, "recipe": "smoke"},
+        {"work": tmp_path / "own", "limit": 20, "epochs": 1, "recipe": str(TINY)},
     )
     own_images.measure(data=("pages",), systems=(TIMM, OURS), out=out, **settings)
     rows = json.loads(out.read_text())["rows"]

@@ -27,6 +27,7 @@ WRITTEN = {
     "recipe.toml",
     "requirements.txt",
 }
+TINY = Path(__file__).parents[1] / "tiny.toml"
 OF_MAKE = {"DATA", "SPLIT", "EDGE", "MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "MFLAGS"}  # of `make test`
 
 
@@ -122,7 +123,7 @@ def test_the_ci_job_checks_the_bundle_and_fails_if_a_gate_does(project, fake_bun
 
 @pytest.mark.slow
 def test_the_targets_go_from_a_folder_to_a_checked_bundle(tmp_path, shell):
-    assert CliRunner().invoke(init, [str(tmp_path / "ours"), "--recipe", "smoke"]).exit_code == 0
+    assert CliRunner().invoke(init, [str(tmp_path / "ours"), "--recipe", str(TINY)]).exit_code == 0
     images = tmp_path / "squares"
     images.mkdir()
     write_squares(images, COLOURS, {"train": 20, "val": 8, "calib": 8, "test": 8})

@@ -7,10 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from order import SLOWEST, slowest_first
 
-ROOT = Path(__file__).parents[2]
+TESTS = Path(__file__).parents[1]
+ROOT = TESTS.parent
 # of `make test`:
 OF_MAKE = {"DATA", "RECIPE", "PRESET", "GATES", "PEERS_OF", "MAKEFLAGS", "MAKEOVERRIDES", "MAKELEVEL", "MFLAGS"}
 
@@ -97,3 +100,13 @@ def test_peers_learn_from_the_run_that_is_named_and_are_measured_with_its_labels
     assert measure[1:6] == ["measure", "--run", "runs/my $run", "--preset", "quick"]
     assert tables[-1] == "tables"
     assert run_make("peers")[0] == ["benchmarks/peers/run.py", "train"]
+
+
+def test_the_suite_begins_with_its_slowest_files_and_keeps_the_order_of_the_others():
+    assert [name for name in SLOWEST if not (TESTS / name).exists()] == []
+    slow = [TESTS / name for name in SLOWEST]
+    others = [TESTS / "bench/test_gates.py", Path(__file__)]
+    items = [SimpleNamespace(path=path, name=name) for path in (*others, *reversed(slow)) for name in ("b", "a")]
+    slowest_first(items)
+    assert [item.path for item in items[::2]] == [*slow, *others]
+    assert [item.name for item in items] == ["b", "a"] * len(items[::2]), "tests of a file keep theirs"

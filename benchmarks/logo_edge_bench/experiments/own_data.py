@@ -172,15 +172,16 @@ def meaning_of(icon: str) -> str:
 
 def draw_flags() -> Iterator[Picture]:
     """Every country's flag in each set; its labels are the colours that more than half of the sets show."""
-    modules, drawn = install_packages(LOCKS, INSTALLED), defaultdict(dict)
+    modules, sets, icons = install_packages(LOCKS, INSTALLED), {}, defaultdict(dict)
     for vendor in FLAG_SETS:
-        icon_set = json.loads((modules / "@iconify-json" / vendor / "icons.json").read_text("utf-8"))
-        for icon in sorted(icon_set["icons"]):
+        sets[vendor] = json.loads((modules / "@iconify-json" / vendor / "icons.json").read_text("utf-8"))
+        for icon in sorted(sets[vendor]["icons"]):
             country = subject_of(icon, flags=True)
-            if len(country) == 2 and vendor not in drawn[country] and icon in (country, f"{country}-4x3"):
-                drawn[country][vendor] = draw_icon(icon_set, icon).convert("RGBA")
-    for country, images in sorted(drawn.items()):
-        if len(images) > 2:
+            if len(country) == 2 and icon in (country, f"{country}-4x3"):
+                icons[country].setdefault(vendor, icon)
+    for country, own in sorted(icons.items()):
+        if len(own) > 2:
+            images = {vendor: draw_icon(sets[vendor], icon).convert("RGBA") for vendor, icon in own.items()}
             shown = [colours_of(image) for image in images.values()]
             names = sorted({name for names in shown for name in names})
             labels = tuple(name for name in names if sum(name in names for names in shown) > len(shown) / 2)
