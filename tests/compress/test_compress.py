@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -241,6 +242,7 @@ def test_a_budget_that_is_over_leaves_the_rest_for_the_next_call(folder, tmp_pat
 
 
 COMPRESS = """
+import os
 import sys
 from pathlib import Path
 import logo_edge_train  # before torch
@@ -255,9 +257,15 @@ def report(item):
 
 timing.ROUND_S = 0.02
 run, out, limit = sys.argv[1:]
-compress(Path(run), Path(out), name="shapes", device=torch.device("cpu"), report=report,
-         limits=Limits(size_mb=float(limit)), say=lambda text: print(text, flush=True),
-         outliers={"specks": families_of("choice")["specks"]})
+for _ in sys.stdin:  # one process for each line, without another import of PyTorch
+    if process := os.fork():
+        print("ended", os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
+        continue
+    print("started", os.getpid(), flush=True)
+    compress(Path(run), Path(out), name="shapes", device=torch.device("cpu"), report=report,
+             limits=Limits(size_mb=float(limit)), say=lambda text: print(text, flush=True),
+             outliers={"specks": families_of("choice")["specks"]})
+    sys.exit()
 """
 
 
@@ -268,24 +276,27 @@ def test_killed_at_any_moment_and_started_again_it_ends_with_the_same_result(fol
     limit = 0.9 * (folder / "run" / "compress" / f"{MODEL}-32" / "student-fp32.onnx").stat().st_size / 1e6
     command = [sys.executable, "-c", COMPRESS, str(run), str(tmp_path / "bundle"), str(limit)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    killed = 0
-    for moment in [*killed_after, None]:
-        process = subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        lines = []
-        for line in process.stdout:
-            lines.append(line)
-            if moment and moment in line:
-                children = psutil.Process(process.pid).children(recursive=True)
-                process.kill()
-                killed += 1
-                break
-        process.stdout.close()
-        assert (process.wait() == 0) == (moment is None), "".join(lines)
-        if moment:
+    statuses = []
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(command, env=environment, text=True, **pipes) as server:
+        for moment in [*killed_after, None]:
+            print(file=server.stdin, flush=True)
+            lines, children = [], []
+            for line in server.stdout:
+                lines.append(line)
+                word, _, number = line.strip().partition(" ")
+                if word == "started":
+                    process = psutil.Process(int(number))
+                elif word == "ended":
+                    statuses.append(int(number))
+                    break
+                elif moment and not children and moment in line:
+                    children = process.children(recursive=True)
+                    process.kill()
+            assert len(statuses) > 0, "".join(lines)
             assert psutil.wait_procs(children, timeout=60)[1] == [], "nothing goes on alone"
-    assert killed == len(killed_after)
+        server.stdin.close()
+    assert statuses == [*[-signal.SIGKILL] * len(killed_after), 0], "".join(lines)
     whole, resumed = (read_candidates(run_folder / "compress") for run_folder in (folder / "run", run))
     assert len(whole) == 5
     assert resumed == whole, "every artifact and every logit, to the byte"
