@@ -369,7 +369,7 @@ def test_prediction_sets_by_class_are_those_of_python(page):
     for path in SAMPLES:
         expected = classifier.prediction_set(classifier.classify(path), 0.95, by_class=True)
         assert tuple(page.evaluate(script, [base64_of(path.read_bytes()), 0.95])) == expected
-    with pytest.raises(Exception, match="by class at level 0.99: complex: 71 logos of calib, 99 needed"):
+    with pytest.raises(Exception, match="by class at level 0.99: complex: 71 images of calib, 99 needed"):
         page.evaluate(script, [base64_of(SAMPLES[0].read_bytes()), 0.99])
 
 
