@@ -39,7 +39,12 @@ class Case:
 
 CASES = (
     Case(
-        "default", DEFAULT_BUNDLE, 2, {"calib": 696, "test": 1246}, frozenset(), "complex: 71 images of calib, 99 needed"
+        "default",
+        DEFAULT_BUNDLE,
+        2,
+        {"calib": 696, "test": 1246},
+        frozenset(),
+        "complex: 71 images of calib, 99 needed",
     ),
     Case(
         "robust",

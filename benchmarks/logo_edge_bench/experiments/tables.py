@@ -46,23 +46,21 @@ COMMANDS = {  # that write a result; of the others, the experiment of the same n
     **{f"{name}_calibration": f"{EXPERIMENTS} calibration" for name in BUNDLES},
     **{f"{name}_robustness": "logo-edge evaluate" for name in BUNDLES},
 }
-OTHER = "on the bundle before the one that ships; not measured again yet"
+OTHER = "on an earlier bundle; not measured again yet"
 METHODS = "on the logos of round 1: it compares methods, not bundles"
 EARLIER = {  # results of bundles or logos that are not today's: why they are kept, as their tables say
     "baseline-avx512_vnni": OTHER,
     "peers": f"{OTHER}. These peers learned from labels alone and got no temperature, and most see 128 px where the "
     "bundle sees 96",
     **dict.fromkeys(("ablation", "augmentation", "distillation", "few_shot", "logo_vit", "pretraining"), METHODS),
-    **dict.fromkeys(("proposal_accuracy", "quantizers", "rounding", "search", "students"), METHODS),
+    **dict.fromkeys(("proposal_accuracy", "quantizers", "search", "students"), METHODS),
     **dict.fromkeys(("teachers", "uncertainty"), METHODS),
-    **dict.fromkeys(("kills", "mutants"), "with the bundle before the one that ships: they try the code"),
+    **dict.fromkeys(("kills", "mutants"), "with an earlier bundle: they try the code"),
+    "formats": f"{OTHER}, of the same network and size",
     "cpu_pipeline": "with the logos of round 1; not measured again yet",
 }
-UNSTAMPED = {  # results of today's bundles or code that were measured before results had a provenance
-    "memory",
-    *("default_calibration", "default_report", "default_robustness", "enroll", "evaluation"),
-    *("robust_calibration", "robust_robustness"),
-}
+# Of bundles that ship or of today's code, measured before results had a provenance:
+UNSTAMPED = {"memory", "robust_calibration", "robust_robustness"}
 
 
 def measure(*, check: Annotated[bool, "write nothing; exit status 1 where a document is not current"] = False) -> None:
