@@ -57,7 +57,7 @@ def test_int8_runs_with_the_bundles_weights_and_gives_its_golden_vectors_and_out
         assert one @ other / np.linalg.norm(one) / np.linalg.norm(other) > 0.95
     for path in SAMPLES:
         one, other = classifier.classify(path), graph.classify(path)
-        assert one.epistemic == pytest.approx(other.epistemic, abs=0.02)
+        assert one.epistemic == pytest.approx(other.epistemic, abs=0.03)
 
 
 @pytest.mark.slow

@@ -50,16 +50,16 @@ def test_the_samples_have_their_pictures_and_plain_decisions(tmp_path):
         "simple",
         "text",
         "gradient",
-        "Not a logo",
+        "complex",
         "text",
-        "gradient",
+        "Not a logo",
         "Unsure",
         "simple",
     ]
     assert texts_of(page, "file") == [path.name for path in sorted(SAMPLES.glob("*.png"))]
     reasons = texts_of(page, "reason")
-    assert reasons[0] == "98.8% sure"
-    assert re.fullmatch(r"Unlike the images that the network knows\. Best guess complex, \d\d\.\d% sure", reasons[3])
+    assert reasons[0] == "99.1% sure"
+    assert re.fullmatch(r"Unlike the images that the network knows\. Best guess gradient, \d\d\.\d% sure", reasons[5])
     assert re.fullmatch(r"Best guess simple, \d\d\.\d% sure; a label needs \d\d\.\d%", reasons[6])
     assert page.count("95% set") == 8
     assert page.count('<span class="value">') == 8 * 4
