@@ -159,6 +159,8 @@ def test_an_empty_stdin_is_an_error(bundle):
     ],
 )
 def test_a_file_that_is_no_image_fails_alone(bundle, logos, name, content, message):
+    if name.endswith(".svg"):
+        pytest.importorskip("resvg_py")
     noise = np.random.default_rng(0).integers(0, 256, (50, 50, 3), dtype=np.uint8)
     Image.fromarray(noise).save(logos / "whole.png")
     (logos / name).write_bytes((logos / "whole.png").read_bytes()[:3000] if content is None else content)
@@ -243,6 +245,7 @@ def test_the_options_of_a_decision_change_it(fake_bundle, logos):
 
 
 def test_backends_threads_and_cores_are_taken_from_the_command_line(bundle, logos):
+    pytest.importorskip("openvino")
     core = str(min(os.sched_getaffinity(0)))
     for options in (["--backend", "openvino"], ["--threads", "2", "--cores", core, "--spinning"], ["--workers", "3"]):
         records = json.loads(classify(bundle, "--json", *options, logos).stdout)

@@ -165,7 +165,8 @@ def test_file_names_are_escaped_on_terminals(bundle, logo, tmp_path):
         assert not [line for line in printed.splitlines() if line.lstrip().startswith("forged")], name
 
 
-def test_class_names_are_escaped_on_terminals(fake_bundle):
+@pytest.mark.parametrize("command", ["info", "serve"])
+def test_class_names_are_escaped_on_terminals(fake_bundle, command):
     bundle = fake_bundle(labels=("red", f"green{NASTY}", "blue"))
     for arguments in (["info"], ["serve", "--host", "192.0.2.1", "--no-token"]):  # an address of no machine (RFC 5737)
         done = run_command(arguments[0], "--bundle", bundle, *arguments[1:])

@@ -346,6 +346,8 @@ NO_IMAGES = {
 
 @pytest.mark.parametrize("name", NO_IMAGES)
 def test_what_is_no_whole_image_is_refused_with_what_was_found(name, tmp_path):
+    if name == "html":  # with an <svg> in it
+        pytest.importorskip("resvg_py")
     data, message = NO_IMAGES[name]
     path = tmp_path / "input.png"
     path.write_bytes(data)

@@ -14,6 +14,7 @@ give the same bytes. Copies, and the drawings of one flag, are in one split.
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import re
@@ -132,15 +133,16 @@ def take(pictures: Iterator[Picture], limit: int) -> list[Picture]:
 
 
 def assign(pictures: list[Picture], *, several: bool) -> list[Picture]:
-    """The pictures with their splits, by SHARES of each class; the groups of single labels are joined with copies."""
+    """The pictures with their splits, by SHARES of each class; copies, and the pictures of a group, are in one."""
+    labels, looks = ["|".join(picture.labels) for picture in pictures], [look_at(picture.image) for picture in pictures]
+    digests = [hashlib.sha256(picture.image.tobytes()).hexdigest() for picture in pictures]
+    groups = [
+        str(first) for first in group_copies(looks, labels, digests, [picture.group for picture in pictures]).firsts
+    ]
     if several:
-        splits = split_labels_by_group(
-            [picture.labels for picture in pictures], [picture.group for picture in pictures], seed=0, shares=SHARES
-        )
+        splits = split_labels_by_group([picture.labels for picture in pictures], groups, seed=0, shares=SHARES)
     else:
-        labels, looks = [picture.labels[0] for picture in pictures], [look_at(picture.image) for picture in pictures]
-        firsts = group_copies(looks, labels, [picture.name for picture in pictures]).firsts
-        splits = split_by_group(labels, [str(first) for first in firsts], seed=0, shares=SHARES)
+        splits = split_by_group(labels, groups, seed=0, shares=SHARES)
     return [replace(picture, split=split) for picture, split in zip(pictures, splits, strict=True)]
 
 

@@ -15,7 +15,13 @@ from logo_edge.images.load import load_image
 from logo_edge.preprocess import InputContract, preprocess
 from logo_edge.tables.find import walk_images
 from logo_edge_compress.convert.request import Images
-from logo_edge_compress.quantize.fitting import check_files, check_fitting, describe_fitting, fitting_rows
+from logo_edge_compress.quantize.fitting import (
+    check_fitting,
+    describe_fitting,
+    find_copies,
+    fitting_rows,
+    refuse_fitting,
+)
 from logo_edge_train.architecture import Architecture
 from logo_edge_train.data.manifest import read_manifest
 from logo_edge_train.keys import ROWS, check_rows, file_hash
@@ -80,9 +86,10 @@ def read_images(data: Path, contract: InputContract, *, fits: bool = False) -> I
     if is_folder := data.is_dir() and not (data / "manifest.csv").exists():
         paths = [Path(path) for path in walk_images(data)]
         fitting, verifying = paths[::2], paths[1::2]
-        fitting = fitting[:: -(-len(fitting) // FITTING_IMAGES)] if fitting else []
+        copied = find_copies(fitting, verifying)
+        fitting = [path for path in fitting[:: max(1, -(-len(fitting) // FITTING_IMAGES))] if path not in copied]
         if fits:
-            check_files(fitting, verifying, data)
+            refuse_fitting(len(fitting), [], data)
         fitted_on = {"split": "every other file", "images": len(fitting), "files_sha256": list(map(file_hash, fitting))}
     else:
         manifest = read_manifest(data / "manifest.csv" if data.is_dir() else data)
