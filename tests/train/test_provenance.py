@@ -19,6 +19,7 @@ def test_figures_say_when_by_which_commit_and_on_which_bundles_they_were_measure
     assert origin["preset"] == "quick"
     record = (DEFAULT_BUNDLE / DIGEST).read_text().split()[0]
     assert origin["bundles"] == {bundle.name: {"model_sha256": bundle.model_sha256, "record_sha256": record}}
+    assert list(provenance([bundle, bundle])["bundles"]) == [bundle.name, f"{bundle.name} 2"], "none is lost"
 
 
 def test_a_commit_has_a_plus_where_code_differs_and_none_where_only_results_do(tmp_path):

@@ -6,6 +6,7 @@ import hashlib
 import subprocess
 from collections.abc import Iterable
 from datetime import datetime, timezone
+from itertools import chain, count
 from pathlib import Path
 
 from logo_edge.bundle.record import RECORD, Bundle
@@ -20,15 +21,20 @@ def provenance(bundles: Iterable[Bundle] = (), *, preset: str = "") -> dict:
     """The stamp of a file of figures, ready for JSON.
 
     date: of today (UTC); commit: see `current_commit`; machine, versions: of this process; preset: of the measurement;
-    bundles: name -> sha256 of its model and of its record, for the bundles that the figures were measured on.
+    bundles: name -> sha256 of its model and of its record, for the bundles that the figures were measured on; further
+    ones of a name are "name 2", "name 3" and so on.
     """
+    hashes: dict[str, dict[str, str]] = {}
+    for bundle in bundles:
+        names = chain([bundle.name], (f"{bundle.name} {number}" for number in count(2)))
+        hashes[next(name for name in names if name not in hashes)] = hashes_of(bundle)
     return {
         "date": datetime.now(timezone.utc).date().isoformat(),
         "commit": current_commit(),
         "machine": describe_machine(),
         "versions": versions(),
         **({"preset": preset} if preset else {}),
-        "bundles": {bundle.name: hashes_of(bundle) for bundle in bundles},
+        "bundles": hashes,
     }
 
 
