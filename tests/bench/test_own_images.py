@@ -127,7 +127,6 @@ def made_up_row(system: str, score: float, ece: float, size_bytes: int, gain: fl
         "classes": 60,
         "multi_label": False,
         "minutes": 12.0,
-        "cpu_minutes": 16.0,
         "size_bytes": size_bytes,
         "input_px": 96,
         "val": {"score": figure(score)},

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -154,7 +153,6 @@ def describe(system: str, manifest: Manifest, folder: Path, recipe: str, epochs:
         "classes": len(manifest.classes),
         "multi_label": manifest.multi_label,
         "minutes": seconds["wall_s"] / 60,
-        "cpu_minutes": seconds["cpu_s"] / 60,
     }
     with Worker(subject, usable_cpus()[:1], list(manifest.classes)) as worker:
         about = worker.ask("load")
@@ -289,20 +287,12 @@ def run(command: list[str], folder: Path, log: Path, title: str = "") -> None:
 
 @contextmanager
 def timed(path: Path) -> Iterator[None]:
-    """Adds the seconds inside, and those of the CPU in processes started inside, to the JSON file; also on SIGTERM."""
-    seconds = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"wall_s": 0.0, "cpu_s": 0.0}
-    wall, cpu = time.perf_counter(), cpu_seconds()
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    """Adds the seconds inside to the JSON file; also on SIGTERM."""
+    before_s = json.loads(path.read_text(encoding="utf-8"))["wall_s"] if path.exists() else 0.0
+    start_s = time.perf_counter()
+    handler = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
-        seconds["wall_s"] += time.perf_counter() - wall
-        seconds["cpu_s"] += cpu_seconds() - cpu
-        write_file(path, json_text(seconds))
-
-
-def cpu_seconds() -> float:
-    """Of all processes that this one started and that have ended."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+        signal.signal(signal.SIGTERM, handler)
+        write_file(path, json_text({"wall_s": before_s + time.perf_counter() - start_s}))

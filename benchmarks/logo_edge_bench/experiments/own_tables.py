@@ -29,10 +29,10 @@ def own_images(result: dict) -> str:
                 f"{row['size_bytes'] / 1e6:.2f}",
                 f"{row['input_px']}",
                 f"{latency['value']:.2f}" if latency else "",
-                f"{row['minutes']:.0f} ({row['cpu_minutes'] / result['cores']:.0f})",
+                f"{row['minutes']:.0f}",
             ]
         )
-    header = ["data", "system", "test", "points over timm", "ECE less bias", "MB", "px", "ms", "minutes (CPU)"]
+    header = ["data", "system", "test", "points over timm", "ECE less bias", "MB", "px", "ms", "minutes"]
     return markdown(header, rows)
 
 

@@ -93,6 +93,23 @@ def slices(evaluation: dict) -> str:
     )
 
 
+def choice(result: dict) -> str:
+    """The bundle that ships beside the one before it, on val, by which it was chosen."""
+    ships, before = result["subjects"]
+    figures = {
+        "all": lambda own: own["accuracy"],
+        "sure": lambda own: own["accuracy_sure"],
+        **{f"recall of `{label}`": lambda own, label=label: own["recall"][label] for label in before["recall"]},
+        "JPEG thumbnails of 96 px, quality 60": lambda own: own["slices"]["thumbnail"]["96 px, JPEG 60"],
+        "JPEG, quality 15": lambda own: own["slices"]["jpeg"]["quality 15"],
+        "24 px": lambda own: own["slices"]["size"]["24 px"],
+        "answers in balanced mode that are right": lambda own: own["answered"]["accuracy"],
+    }
+    rows = [[title, share(figure(ships)), share(figure(before))] for title, figure in figures.items()]
+    rows.append(["answered in balanced mode", *(f"{own['answered']['share']:.1%}" for own in (ships, before))])
+    return markdown([f"val split, {ships['count']} logos", "ships", "before"], rows)
+
+
 def stages(default_report: dict) -> str:
     """Every stage of the run that made the default bundle."""
     teachers = default_report["stages"][0]["test"]

@@ -36,6 +36,7 @@ MODULES = (compression_tables, own_tables, peer_tables, runtime_tables, shipped,
 EXPERIMENTS = "python -m logo_edge_bench.experiments"
 COMMANDS = {  # that write a result; of the others, the experiment of the same name
     "bench": "make bench",
+    "choice": "logo-edge evaluate",
     "cpu_pipeline": f"{EXPERIMENTS} pipeline",
     "default_report": "logo-edge compress",
     "depthwise": f"{EXPERIMENTS} quantizers",
@@ -57,6 +58,7 @@ EARLIER = {  # results of bundles or logos that are not today's: why they are ke
     **dict.fromkeys(("teachers", "uncertainty"), METHODS),
     **dict.fromkeys(("kills", "mutants"), "with an earlier bundle: they try the code"),
     "formats": f"{OTHER}, of the same network and size",
+    "choice": "on the bundle that ships and the one before it: it says why it was chosen",
     "cpu_pipeline": "with the logos of round 1; not measured again yet",
 }
 # Of bundles that ship or of today's code, measured before results had a provenance:
