@@ -17,7 +17,8 @@ from logo_edge import files
 from logo_edge.errors import RunError
 from logo_edge.files import replacing
 from logo_edge_train.checkpoints import save_member
-from logo_edge_train.commands import runs
+from logo_edge_train.commands import place_of, runs
+from logo_edge_train.data.manifest import Manifest
 from logo_edge_train.models import LogoNetwork
 from logo_edge_train.recipe_io import recipe_from_dict
 from logo_edge_train.run_summary import compare_runs, describe_run, list_runs, read_networks, summarize_run
@@ -214,3 +215,9 @@ def test_a_checkpoint_that_is_being_written_is_the_file_that_is_locked(tmp_path,
     save_modules(tmp_path / "member.state", {"network": network}, {}, {"history": "[]"})
     assert len(parts) == 3
     assert all(before == after for before, after in parts), "another process would delete it as a leftover"
+
+
+def test_a_look_alike_is_told_by_where_its_file_lies(tmp_path):
+    manifest = Manifest((), tmp_path / "cache" / "one")
+    assert place_of("files/../../photos/a/1.png", manifest) == str(tmp_path / "photos" / "a" / "1.png")
+    assert place_of("@iconify-json/logos/adobe", manifest) == "@iconify-json/logos/adobe"

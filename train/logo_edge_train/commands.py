@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from logo_edge_train.command_line import (
     print_result,
     say_limits,
 )
+from logo_edge_train.data.manifest import FILES, Manifest
 from logo_edge_train.data_commands import folder_verbs
 from logo_edge_train.parallel import refuse_torchrun
 from logo_edge_train.recipe_io import load_recipe
@@ -102,11 +104,18 @@ def train_command(
         f"Next: logo-edge compress {folder}"
     )
     if kept := run.record.get("kept_lookalikes"):
+        first = printable(place_of(kept[0], manifest))
         distributed.on_main(typer.echo)(
-            f"Warning: {len(kept)} images of train look like images of val, calib or test, first {printable(kept[0])}. "
+            f"Warning: {len(kept)} images of train look like images of val, calib or test, first {first}. "
             "Training uses them, as the manifest's splits say; figures on those splits may be too good"
         )
     distributed.stop()
+
+
+def place_of(name: str, manifest: Manifest) -> str:
+    """Where the image file of a row lies, whose `package/icon` is `name`; of an icon of a package, that name."""
+    icon = name.removeprefix(f"{FILES}/")
+    return name if icon == name else os.path.normpath(manifest.folder / icon)
 
 
 @few_shot.command(
